@@ -94,9 +94,7 @@ class CoreNotFound(CoreError):
 class CoreRejected(CoreError):
     """400: the core refused the request's content. ``fields`` holds its messages by field."""
 
-    def __init__(
-        self, call: str, problem: str, *, fields: dict[str, object] | None = None, **rest: object
-    ) -> None:
+    def __init__(self, call: str, problem: str, *, fields: dict[str, object] | None = None, **rest: object) -> None:
         super().__init__(call, problem, **rest)  # type: ignore[arg-type]
         self.fields = fields or {}
 

@@ -17,7 +17,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all records: immutable, keyword only, unknown fields ignored."""
 
 
-class Pagination(Record):
+class Pagination(Record, frozen=True, kw_only=True):
     """Where in a list a page stands. Numbers may arrive as floats."""
 
     next: float = 0
@@ -26,14 +26,14 @@ class Pagination(Record):
     total_pages: float = 1
 
 
-class Page(Record, Generic[T]):
+class Page(Record, Generic[T], frozen=True, kw_only=True):
     """One page of a list."""
 
     pagination: Pagination
     results: list[T]
 
 
-class OutpostRecord(Record):
+class OutpostRecord(Record, frozen=True, kw_only=True):
     """``/outposts/instances/``: this outpost as the core knows it. ``config`` keeps unknown keys."""
 
     pk: str
@@ -44,13 +44,13 @@ class OutpostRecord(Record):
     refresh_interval_s: float = 300
 
 
-class ErrorReporting(Record):
+class ErrorReporting(Record, frozen=True, kw_only=True):
     """Read, never acted on: the core's own error reporting switch."""
 
     enabled: bool = False
 
 
-class RootConfig(Record):
+class RootConfig(Record, frozen=True, kw_only=True):
     """``/root/config/``: cache times in seconds."""
 
     error_reporting: ErrorReporting = ErrorReporting()
@@ -60,7 +60,7 @@ class RootConfig(Record):
     capabilities: list[str] = []
 
 
-class LDAPProvider(Record):
+class LDAPProvider(Record, frozen=True, kw_only=True):
     """``/outposts/ldap/``: one provider that an LDAP outpost serves."""
 
     pk: int
@@ -78,7 +78,7 @@ class LDAPProvider(Record):
     mfa_support: bool = True
 
 
-class RadiusProvider(Record):
+class RadiusProvider(Record, frozen=True, kw_only=True):
     """``/outposts/radius/``: one provider that a RADIUS outpost serves."""
 
     pk: int
@@ -95,7 +95,7 @@ class RadiusProvider(Record):
         return f"RadiusProvider(pk={self.pk}, name={self.name!r})"
 
 
-class ProxyProvider(Record):
+class ProxyProvider(Record, frozen=True, kw_only=True):
     """``/outposts/proxy/``: one provider that a proxy outpost serves."""
 
     pk: int
@@ -125,7 +125,7 @@ class ProxyProvider(Record):
         return f"ProxyProvider(pk={self.pk}, name={self.name!r})"
 
 
-class UserGroup(Record):
+class UserGroup(Record, frozen=True, kw_only=True):
     """A group inside a user record (direct groups only)."""
 
     pk: str
@@ -135,7 +135,7 @@ class UserGroup(Record):
     attributes: dict[str, Any] | None = None
 
 
-class User(Record):
+class User(Record, frozen=True, kw_only=True):
     """``/core/users/``: one user. ``groups`` are uuids of direct groups; ``groups_obj`` is null if not included."""
 
     pk: int
@@ -157,7 +157,7 @@ class User(Record):
     last_updated: str | None = None
 
 
-class GroupMember(Record):
+class GroupMember(Record, frozen=True, kw_only=True):
     """A user inside a group record."""
 
     pk: int
@@ -169,7 +169,7 @@ class GroupMember(Record):
     attributes: dict[str, Any] | None = None
 
 
-class RelatedGroup(Record):
+class RelatedGroup(Record, frozen=True, kw_only=True):
     """A parent or child inside a group record."""
 
     pk: str
@@ -178,7 +178,7 @@ class RelatedGroup(Record):
     attributes: dict[str, Any] | None = None
 
 
-class Group(Record):
+class Group(Record, frozen=True, kw_only=True):
     """``/core/groups/``: one group with its direct users, parents and children.
 
     2025.10 has ``parent`` and ``parent_name`` instead of ``parents``.
@@ -199,14 +199,14 @@ class Group(Record):
     children_obj: list[RelatedGroup] | None = None
 
 
-class SelfGroup(Record):
+class SelfGroup(Record, frozen=True, kw_only=True):
     """A group inside ``users/me``."""
 
     pk: str
     name: str
 
 
-class SelfUser(Record):
+class SelfUser(Record, frozen=True, kw_only=True):
     """The ``user`` inside ``/core/users/me/``."""
 
     pk: int
@@ -219,20 +219,20 @@ class SelfUser(Record):
     uid: str = ""
 
 
-class Me(Record):
+class Me(Record, frozen=True, kw_only=True):
     """``/core/users/me/``."""
 
     user: SelfUser
 
 
-class PolicyResult(Record):
+class PolicyResult(Record, frozen=True, kw_only=True):
     """The ``access`` inside a check_access answer. Only ``passing`` decides; there is no default for it."""
 
     passing: bool
     messages: list[str] = []
 
 
-class AccessCheck(Record):
+class AccessCheck(Record, frozen=True, kw_only=True):
     """``/outposts/{ldap,radius}/<pk>/check_access/``. ``attributes`` is base64 of a RADIUS packet or null."""
 
     access: PolicyResult
@@ -240,7 +240,7 @@ class AccessCheck(Record):
     attributes: str | None = None
 
 
-class CertificateKeyPair(Record):
+class CertificateKeyPair(Record, frozen=True, kw_only=True):
     """``/crypto/certificatekeypairs/<uuid>/``."""
 
     pk: str
@@ -248,7 +248,7 @@ class CertificateKeyPair(Record):
     fingerprint_sha256: str | None = None
 
 
-class CertificateData(Record):
+class CertificateData(Record, frozen=True, kw_only=True):
     """``…/view_certificate/`` and ``…/view_private_key/``: PEM text, empty if there is none."""
 
     data: str = ""
@@ -258,7 +258,7 @@ class CertificateData(Record):
         return "CertificateData(…)"
 
 
-class Brand(Record):
+class Brand(Record, frozen=True, kw_only=True):
     """``/core/brands/current/``: the slugs of the brand's flows."""
 
     flow_authentication: str | None = None
