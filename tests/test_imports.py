@@ -39,6 +39,7 @@ LEVELS: dict[str, int] = {
     "outposts.doctor": 5,
     "outposts.status": 5,
     "outposts.healthcheck": 5,
+    "outposts.docs": 5,
     # LDAP
     "outposts.ldap.rfc": 0,
     "outposts.ldap.ber": 1,
