@@ -14,6 +14,8 @@ PACKAGES = ("common", "outposts", "core")
 LEVELS: dict[str, int] = {
     # common
     "common.errors": 0,
+    "common.setting_rows": 0,
+    "common.setting_values": 0,
     "common.settings": 0,
     "common.records": 0,
     "common.challenges": 0,
