@@ -1,4 +1,4 @@
-"""The command line: ``outposts COMMAND``. Each command is imported only when it is called, so ``healthcheck`` is quick."""
+"""The command line: ``outposts COMMAND``. Commands are imported when called, so that ``healthcheck`` is quick."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return docs.main(rest)
     if command in LATER:
-        sys.stderr.write(f"outposts {command}: not in this version yet (see README.md, \"What works today\")\n")
+        sys.stderr.write(f'outposts {command}: not in this version yet (see README.md, "What works today")\n')
         return 1
     sys.stderr.write(f"outposts: unknown command {command!r}\n\n{USAGE}")
     return 2

@@ -41,7 +41,7 @@ class DemoError(Exception):
     """The demo cannot go on; the text says why and what to do."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: Ctrl-C or SIGTERM
+class Stopped(Exception):
     """A signal asked us to stop."""
 
 
@@ -255,8 +255,8 @@ Ctrl-C stops everything."""
 
     def _url(self, port: str) -> str:
         address = self.addresses[0]
-        if address in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-            address = "127.0.0.1" if address == "0.0.0.0" else "::1"  # noqa: S104
+        if address in ("0.0.0.0", "::"):
+            address = "127.0.0.1" if address == "0.0.0.0" else "::1"
         return f"http://{bracketed(address)}:{self.ports[port]}"
 
     def _listen(self, name: str) -> str:
