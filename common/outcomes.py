@@ -1,0 +1,115 @@
+"""What a login asks for and how it ends: ``Passed``, ``Denied`` or ``Unavailable``. Facts only, no decisions.
+
+``Passed`` is made in one place, ``common/login.py``. ``Denied`` says that the core, or our own success rule, refused
+this login. ``Unavailable`` says that nobody could tell; a protocol that can tell the two apart must do so
+(core-contract §6.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a login did not pass; compares equal to its text, which is what logs and metrics show."""
+
+    # Denied
+    INVALID_CREDENTIALS = "invalid_credentials"  # the core answered response_errors
+    FLOW_DENIED = "flow_denied"  # ak-stage-access-denied: a deny stage or a policy
+    FLOW_RESTARTED = "flow_restarted"  # the flow asked again for an answer that it already had
+    ACCESS_DENIED = "access_denied"  # the flow passed, the application's bindings did not
+    PASSWORD_NOT_ASKED = "password_not_asked"  # noqa: S105 - the flow ended without looking at password or code
+    NOT_AUTHENTICATED = "not_authenticated"  # the flow ended and nobody is logged in
+    UNSUPPORTED_CHALLENGE = "unsupported_challenge"  # a stage that needs a browser
+    NO_AUTHENTICATOR = "no_compatible_authenticator"  # a second factor is due and none fits this protocol
+    TOO_DEEP = "too_many_steps"  # more answers or self-redirects than a flow may take
+    # Unavailable
+    CORE_UNAVAILABLE = "core_unavailable"  # no answer, 429, 5xx
+    DEADLINE = "deadline"  # the login's time budget is used up
+    CORE_REFUSED = "core_refused"  # 4xx where none is expected: flow or provider gone, token refused
+    FLOW_ERROR = "flow_error"  # ak-stage-flow-error: an exception inside the core
+    NONSENSE = "nonsense"  # an answer of the wrong type or shape
+    INTERNAL = "internal"  # a defect of ours; never a success
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a client brought. ``client_ip`` may be in any literal form; it is normalised before it is sent.
+
+    ``certificate_pem`` is the client's verified leaf certificate; it goes to the core and never replaces the flow.
+    """
+
+    username: str
+    password: str = field(repr=False)
+    client_ip: str
+    certificate_pem: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class LoginTarget:
+    """Where a login goes: protocol, provider, flow and application, and what the protocol can do.
+
+    ``mfa_support``: a code may follow the password after ``;``. ``remember_me``: sessions are cached on purpose.
+    ``allow_push_only``: a flow that asks for neither password nor code but for a push may pass. ``want_user``: look the
+    user up (key and name) beside the access check.
+    """
+
+    protocol: str  # "ldap" or "radius"
+    provider_pk: int
+    flow_slug: str
+    application_slug: str
+    mfa_support: bool
+    remember_me: bool = False
+    allow_push_only: bool = False
+    want_user: bool = True
+
+
+@dataclass(frozen=True)
+class CoreSession:
+    """A user's live session on the core.
+
+    ``session_id`` is the SHA-256 hex of the session key, as SESSION_END names it. ``expires`` is in unix seconds; None
+    when the core set no end (then a configured maximum holds, never "for ever").
+    """
+
+    cookies: Mapping[str, str] = field(repr=False)
+    session_id: str | None
+    expires: float | None
+    protocol: str = "ldap"
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Logged in and allowed to use the application.
+
+    ``attributes`` is RADIUS' base64 packet; ``used_code``: a second factor's code was part of the password field.
+    """
+
+    session: CoreSession
+    user_pk: int | None
+    username: str | None
+    has_search_permission: bool
+    attributes: str | None = field(repr=False)
+    used_code: bool
+
+
+@dataclass(frozen=True)
+class Denied:
+    """Refused. ``message`` is the core's own text for people; ``stage`` the component that refused."""
+
+    reason: str
+    message: str = ""
+    stage: str = ""
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Not decided: the core could not be asked, or is set up so that it cannot answer."""
+
+    reason: str
+    message: str = ""
+
+
+Outcome = Passed | Denied | Unavailable
