@@ -5,7 +5,7 @@
   ``config`` on the core, ``OUTPOSTS_<TYPE>__<NAME>`` in the environment and ``outposts.<type>.<name>`` in a file.
 
 ``docs/settings.md`` is written from these rows, so ``help`` is text for operators. Add a row, then run
-``python -m common.settings``.
+``outposts docs``.
 """
 
 from __future__ import annotations

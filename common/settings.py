@@ -375,7 +375,7 @@ def markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Written from the tables in `common/setting_rows.py` by `python -m common.settings`; a test compares them.",
+        "Written from the tables in `common/setting_rows.py` by `outposts docs`; a test compares them.",
         "",
         "An empty value counts as unset. Later wins: defaults, `./authentik/lib/default.yml`,",
         "`/etc/authentik/config.yml`, `<env>.yml` and `<env>.env.yml` in the working directory,",
@@ -429,7 +429,3 @@ def _shown(row: ExtraSetting) -> str:
     else:
         text = str(value)
     return f"`{text}`{' ' + row.unit if row.unit else ''}" if text else "–"
-
-
-if __name__ == "__main__":
-    Path("docs/settings.md").write_text(markdown(), encoding="utf-8")

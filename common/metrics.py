@@ -1,0 +1,130 @@
+"""Every metric, defined once. Names, types and labels that start with ``authentik_`` are those of the core's own
+outposts (core-contract §8.3, ldap §6), so dashboards and alerts keep working; ours start with ``outposts_``.
+
+Objects live for the process. No label and no value holds a user name, an address or a secret. ``METRICS`` lists all of
+them for the documentation; ``text()`` is what ``/metrics`` answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the core's own outposts have no "_created" series
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# What the core's own outposts have.
+INFO_LABELS = ("outpost_name", "outpost_type", "uuid", "version", "build")
+
+info = Gauge("authentik_outpost_info", "This outpost; always 1.", INFO_LABELS)
+last_update = Gauge("authentik_outpost_last_update", "Unix time of the last good refresh.", INFO_LABELS)
+connection = Gauge(
+    "authentik_outpost_connection",
+    "Whether the WebSocket to the core is open: 1 or 0.",
+    ("outpost_name", "outpost_type", "uuid"),
+)
+flow_get = Histogram(
+    "authentik_outpost_flow_timing_get_seconds",
+    "Time of a challenge fetched with GET, by the component received.",
+    ("stage", "flow"),
+)
+flow_post = Histogram(
+    "authentik_outpost_flow_timing_post_seconds",
+    "Time of an answer sent with POST, by the component received.",
+    ("stage", "flow"),
+)
+ldap_requests = Histogram(
+    "authentik_outpost_ldap_request_duration_seconds",
+    "Time of an LDAP request.",
+    ("outpost_name", "type", "app"),
+)
+ldap_rejected = Counter(
+    "authentik_outpost_ldap_requests_rejected_total",
+    "LDAP requests that were refused, by reason.",
+    ("outpost_name", "type", "reason", "app"),
+)
+
+# Ours: the link to the core.
+refresh_seconds = Histogram(
+    "outposts_refresh_duration_seconds",
+    "Time of a refresh of outpost, providers and certificates.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
+refresh_errors = Counter(
+    "outposts_refresh_errors_total",
+    "Refreshes that failed; the last good data stay in service. reason: unavailable, forbidden, not_found, nonsense, …",
+    ("reason",),
+)
+provider_skipped = Gauge("outposts_providers_skipped", "Providers left out because their record cannot be used.")
+providers = Gauge("outposts_providers", "Providers in service.")
+configuration_age = Gauge("outposts_configuration_age_seconds", "Age of the configuration in service.")
+certificate_expiry = Gauge(
+    "outposts_certificate_expiry_seconds",
+    "Seconds until a provider's certificate ends; negative when it has.",
+    ("certificate",),
+)
+link_reconnects = Counter("outposts_websocket_connects_total", "Openings of the WebSocket to the core.")
+session_ends = Counter("outposts_session_ends_total", "Session ends heard from the core.")
+core_calls = Counter(
+    "outposts_core_calls_total",
+    "Calls to the core by kind of outcome: ok, unavailable, forbidden, not_found, rejected, nonsense.",
+    ("outcome",),
+)
+logins = Counter(
+    "outposts_logins_total",
+    "Login flows run to their end. outcome: passed, denied, unavailable.",
+    ("outcome", "reason"),
+)
+logins_running = Gauge("outposts_logins_running", "Login flows that run now.")
+
+# Ours: the listeners.
+connections = Gauge("outposts_connections", "Open client connections.", ("listener",))
+connections_refused = Counter(
+    "outposts_connections_refused_total", "Client connections closed at once.", ("listener", "reason")
+)
+protocol_errors = Counter(
+    "outposts_protocol_errors_total", "Messages that broke the protocol; their connection was closed.", ("listener",)
+)
+
+# Ours: the directory and its caches.
+snapshot_age = Gauge("outposts_snapshot_age_seconds", "Age of the directory snapshot in service.", ("app",))
+snapshot_entries = Gauge("outposts_snapshot_entries", "Entries of the directory snapshot in service.", ("app",))
+snapshot_bytes = Gauge("outposts_snapshot_bytes", "Size of the directory snapshot in service.", ("app",))
+snapshot_errors = Counter("outposts_snapshot_errors_total", "Refreshes of a directory that failed.", ("app",))
+snapshot_seconds = Histogram(
+    "outposts_snapshot_duration_seconds",
+    "Time of a directory refresh, listing and building.",
+    ("app",),
+    buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
+snapshot_skipped = Gauge("outposts_snapshot_skipped_objects", "Users and groups that could not be mapped.", ("app",))
+gid_collisions = Gauge("outposts_gid_collisions", "Groups that share a gidNumber with another entry.", ("app",))
+bind_cache_entries = Gauge("outposts_bind_cache_entries", "Successful binds that are remembered.")
+bind_cache_lookups = Counter(
+    "outposts_bind_cache_lookups_total", "Look-ups in the bind cache. result: hit, miss, offline, ended.", ("result",)
+)
+
+METRICS: tuple[Any, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Gauge | Counter | Histogram)
+)
+
+
+def name_of(metric: Any) -> str:
+    """The name as ``/metrics`` shows it."""
+    suffix = "_total" if isinstance(metric, Counter) else ""
+    return f"{metric._name}{suffix}"
+
+
+def text(registry: CollectorRegistry = REGISTRY) -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(registry)
