@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,10 +16,10 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from common.errors import OutpostError
 
@@ -167,7 +166,10 @@ def openssl_context(pair: CertificatePair) -> SSL.Context:
     context.use_certificate(leaf)
     for certificate in others:
         context.add_extra_chain_cert(certificate)
-    context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, pair.private_key_pem.encode()))
+    key = load_pem_private_key(pair.private_key_pem.encode(), None)
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
+        raise CertificateError("private key is neither RSA nor elliptic curve")
+    context.use_privatekey(key)
     context.check_privatekey()
     return context
 
@@ -190,13 +192,3 @@ class Contexts:
         wanted = set(pairs)
         for pair in [pair for pair in self._made if pair not in wanted]:
             del self._made[pair]
-
-
-def core_context(insecure: bool) -> ssl.SSLContext:
-    """The client context for calls to the core: TLS 1.2 and up; ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
