@@ -1,7 +1,7 @@
 """Plain records of everything the embedded core keeps, one class per kind of object, fields named as in the API.
 
-Every class is a keyword-only dataclass with a primary key ``pk``; ``pk is None`` (integers) or ``""`` (UUIDs, text) means
-"not stored yet", and :meth:`core.database.Database.save` fills it in. References are primary keys, not objects. What
+Every class is a keyword-only dataclass with a primary key ``pk``; ``pk is None`` (integers) or ``""`` (UUIDs, text)
+means "not stored yet"; :meth:`core.database.Database.save` fills it in. References are primary keys, not objects. What
 differs by type (options of stages, policies, providers, mappings) is the mapping ``options``, so that a new type needs
 no migration; ``type`` is then the blueprint model name, such as ``authentik_stages_password.passwordstage``.
 
