@@ -8,7 +8,8 @@
     ├── SealError           a state file is not ours, not this version, or was changed
     ├── WebSocketRefused    the core answered the WebSocket handshake with an error
     └── CoreError           a call to the core did not give an answer that can be used
-        ├── CoreUnavailable     no answer, time-out, 429, 5xx                   (retry)
+        ├── CoreUnavailable     no answer, 429, 5xx                             (retry)
+        │   └── CoreTimedOut    no answer in time; it may still have been heard (retry)
         ├── CoreForbidden       403: token wrong, expired or without the right
         ├── CoreNotFound        404: object gone or out of sight
         ├── CoreRejected        400: the request itself was refused
@@ -81,6 +82,10 @@ class CoreUnavailable(CoreError):
     """No answer, a time-out, 429 or 5xx. Trying again later makes sense."""
 
     retryable = True
+
+
+class CoreTimedOut(CoreUnavailable):
+    """No whole answer in time; the core may have acted on the request all the same."""
 
 
 class CoreForbidden(CoreError):

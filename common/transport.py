@@ -18,7 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from common.endpoint import CoreSettings, Endpoint, endpoint
-from common.errors import CoreNonsense, CoreUnavailable
+from common.errors import CoreNonsense, CoreTimedOut, CoreUnavailable
 from common.version import user_agent
 
 CONNECT_TIMEOUT_S = 5.0  # core-contract §3; a core on the same continent connects in a tenth of it
@@ -68,7 +68,8 @@ class Transport(Protocol):
         """Send one request and read its whole answer.
 
         ``target`` is path and query below the host's sub-path, sent byte for byte. Redirects are answers like others.
-        Raises ``CoreUnavailable`` without an answer, ``CoreNonsense`` for one that is not HTTP or too long.
+        Raises ``CoreTimedOut`` or ``CoreUnavailable`` without an answer, ``CoreNonsense`` for one that is not HTTP or
+        too long.
         """
 
     async def close(self) -> None:
@@ -152,7 +153,7 @@ class AiohttpTransport:
                 content = await _read(answer, call)
                 return Response(answer.status, answer.headers, content)
         except TimeoutError:
-            raise CoreUnavailable(call, f"no answer within {timeout_s:g} s") from None
+            raise CoreTimedOut(call, f"no answer within {timeout_s:g} s") from None
         except aiohttp.ClientPayloadError:
             raise CoreUnavailable(call, "the answer broke off") from None
         except aiohttp.ClientResponseError as error:

@@ -24,7 +24,9 @@ LEVELS: dict[str, int] = {
     "common.version": 0,
     "common.outcomes": 0,
     "common.endpoint": 1,
+    "common.backoff": 0,
     "common.events": 1,
+    "common.openings": 1,
     "common.flow": 1,
     "common.proxyproto": 1,
     "common.sealed": 2,
@@ -35,6 +37,8 @@ LEVELS: dict[str, int] = {
     "common.flow_client": 3,
     "common.login": 3,
     "common.link": 3,
+    "common.listen": 4,
+    "common.health": 4,
     "common.daemon": 4,
     "common.workers": 4,
     # command line
