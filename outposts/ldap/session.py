@@ -13,7 +13,7 @@ runs side by side. The two tables below say it all: :data:`RULES` (state × kind
 How a server uses it::
 
     for request in session.receive(data):    # a bind request, and an accepted StartTLS, is always the last one
-        …                                    # start it; when it ends: if session.finish(request.message_id): write answer
+        …                                    # start it; at its end: if session.finish(request.message_id): answer
     write(session.data_to_send())            # refusals and notices that the rules themselves called for
     if session.closed: disconnect, after the write
 
@@ -64,13 +64,13 @@ class SessionLimits(msgspec.Struct, frozen=True):
     """Bytes of one message before a bind: names, passwords and SASL credentials stay far below (OpenLDAP: 262,143)."""
 
     max_message_size: int = 4_194_304
-    """Bytes of one message after a bind: some clients send filters that list thousands of names (OpenLDAP: 4,194,303)."""
+    """Bytes of one message after a bind: filters may list thousands of names (OpenLDAP: 4,194,303)."""
 
     max_nesting: int = filters.MAX_NESTING
     """Levels of and/or/not in a filter."""
 
     max_operations: int = 1_000
-    """Requests in progress. Each costs a few KiB; libraries that send without waiting stay in the hundreds. More: busy."""
+    """Requests in progress, a few KiB each; libraries that send without waiting stay in the hundreds. More: busy."""
 
     max_waiting: int = 131_072
     """Bytes kept undecoded while a bind runs: two reads of a transport. Then :attr:`Session.wants_data` is False; at
@@ -404,8 +404,8 @@ class Session(Generic[Identity]):
         return self._advance(data)
 
     def _close(self) -> None:
+        # The identity stays readable: the server may have to end its session with the core.
         self._move(Event.CLOSED)
-        self.identity = None
         self._operations.clear()
         self._pending.clear()
 
