@@ -1,7 +1,8 @@
 """Filters as text (RFC 4515): for logs, the doctor and tests. The wire never passes through here.
 
-:func:`to_text` and :func:`parse_text` are inverse to each other for every tree without :class:`Undefined`, which is
-written as ``(?undefined)`` and not read back. Both are iterative.
+:func:`to_text` and :func:`parse_text` are inverse to each other, except for what the text form cannot say: an
+:class:`Undefined` item is written ``(?undefined)``, empty substrings are not read back, a rule cannot be called ``dn``.
+Both are iterative.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from outposts.ldap.filters import (
 
 _MUST_ESCAPE: Final = frozenset(b"*()\\\x00")
 _VALUE_END: Final = re.compile(r"[()]")
-_OPERATOR: Final = re.compile(r"([^=~<>:()]*)(:?[^=~<>()]*?:=|~=|>=|<=|=)", re.DOTALL)
+_OPERATOR: Final = re.compile(r"([^=~<>:()]*+)(:?[^=~<>()]*?:=|~=|>=|<=|=)", re.DOTALL)
 
 
 def escape(value: bytes) -> str:
@@ -92,7 +93,7 @@ def _item_text(
 
 
 def parse_text(text: str, max_nesting: int = MAX_NESTING) -> Filter:
-    """Read a filter in RFC 4515 form. Outer parentheses may be missing. Raises :class:`FilterError` and nothing else."""
+    """Read a filter in RFC 4515 form; outer parentheses may be missing. Raises :class:`FilterError` and nothing else."""
     stripped = text.strip(" ")
     if not stripped.startswith("("):
         return _parse_item(stripped, 0)
@@ -154,8 +155,9 @@ def _parse_item(text: str, offset: int) -> Filter:
     attribute = _description(match[1], offset)
     if operator != "=":
         octets = _unescape(value, offset + match.end())
-        kind = {">=": GreaterOrEqual, "<=": LessOrEqual, "~=": Approx}[operator]
-        return kind(attribute, octets)
+        if operator == ">=":
+            return GreaterOrEqual(attribute, octets)
+        return LessOrEqual(attribute, octets) if operator == "<=" else Approx(attribute, octets)
     if value == "*":
         return Present(attribute)
     if "*" in value:

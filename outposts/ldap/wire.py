@@ -107,6 +107,7 @@ __all__ = [
     "UnbindRequest",
     "UnknownAuthentication",
     "UnknownRequest",
+    "decode_controls",
     "decode_request",
     "encode_attribute",
     "encode_bind_response",
@@ -121,6 +122,7 @@ __all__ = [
     "encode_search_reference",
     "entry_header",
     "entry_headers",
+    "octet_strings",
 ]
 
 MAX_CONTROLS: Final = 32
@@ -150,7 +152,7 @@ def decode_request(
             message_id = None
             raise ProtocolError("message id out of range")
         tag, body, behind = header(data, position, end)
-        controls = () if behind == end else _controls(data, behind, end)
+        controls = () if behind == end else decode_controls(data, behind, end)
         reader = _READERS.get(tag)
         if reader is None:
             return UnknownRequest(message_id, tag, controls)
@@ -162,7 +164,7 @@ def decode_request(
         raise
 
 
-def _controls(data: bytes, position: int, end: int) -> tuple[Control, ...]:
+def decode_controls(data: bytes, position: int, end: int) -> tuple[Control, ...]:
     """Controls of a message (§4.1.11) and whatever unknown elements follow the operation."""
     while position < end:
         tag, start, stop = header(data, position, end)
@@ -264,7 +266,7 @@ def _search(
     attributes_start, behind = expect(data, at, end, SEQUENCE)
     attributes: tuple[bytes, ...] = ()
     if attributes_start != behind:
-        attributes = _octet_strings(data, attributes_start, behind)
+        attributes = octet_strings(data, attributes_start, behind)
     if behind != end:
         skip_rest(data, behind, end)
     if scope > Scope.CHILDREN or scope < 0:
@@ -292,7 +294,7 @@ def _attributes_follow(data: bytes, position: int, end: int) -> None:
     expect(data, behind, end, SEQUENCE)
 
 
-def _octet_strings(data: bytes, position: int, end: int) -> tuple[bytes, ...]:
+def octet_strings(data: bytes, position: int, end: int) -> tuple[bytes, ...]:
     """The OCTET STRINGs that fill a range."""
     found: list[bytes] = []
     while position < end:
@@ -313,7 +315,7 @@ def _attribute(data: bytes, position: int, end: int) -> tuple[Attribute, int]:
     at, stop = expect(data, position, end, SEQUENCE)
     description, at = octets(data, at, stop)
     start, at = expect(data, at, stop, SET)
-    values = _octet_strings(data, start, at)
+    values = octet_strings(data, start, at)
     skip_rest(data, at, stop)
     return Attribute(description, values), stop
 
