@@ -1,0 +1,30 @@
+"""Stages: one type, one file. This registry is the table of contents; a new stage is one file and one line.
+
+Whoever reads blueprints or runs flows gets ``STAGES`` handed in. ``STORABLE`` leaves out what only code makes.
+"""
+
+from __future__ import annotations
+
+from core.stages.authenticator_validate import AuthenticatorValidateStage
+from core.stages.base import Stage
+from core.stages.deny import DenyStage
+from core.stages.dummy import DummyStage
+from core.stages.identification import IdentificationStage
+from core.stages.password import PasswordStage
+from core.stages.redirect_url import RedirectURLStage
+from core.stages.user_login import UserLoginStage
+from core.stages.user_logout import UserLogoutStage
+
+STORABLE: dict[str, type[Stage]] = {
+    stage.model: stage
+    for stage in (
+        AuthenticatorValidateStage,
+        DenyStage,
+        DummyStage,
+        IdentificationStage,
+        PasswordStage,
+        UserLoginStage,
+        UserLogoutStage,
+    )
+}
+STAGES: dict[str, type[Stage]] = STORABLE | {RedirectURLStage.model: RedirectURLStage}
