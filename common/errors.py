@@ -49,6 +49,12 @@ class SealError(OutpostError):
     """A sealed state file cannot be used: other format or key, or it was tampered with."""
 
 
+class WebSocketRefused(OutpostError):
+    """The core answered the WebSocket handshake with an error: token wrong, or an outpost that it may not see (403)."""
+
+    retryable = True
+
+
 class CoreError(OutpostError):
     """A call to the core gave no usable answer.
 
