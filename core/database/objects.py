@@ -46,6 +46,16 @@ EVENT_LIFE_S = 365 * 24 * 3600.0  # a year, as the reference keeps events
 REPUTATION_LIFE_S = 24 * 3600.0  # flows.md §6.2
 REPUTATION_LIMIT = 5  # scores stay between -5 and 5
 
+# What every outpost's config has at least; an outpost refuses a config without its host name (flows.md §8.1).
+OUTPOST_CONFIG: dict[str, Any] = {
+    "authentik_host": "",
+    "authentik_host_insecure": False,
+    "authentik_host_browser": "",
+    "log_level": "info",
+    "object_naming_template": "ak-outpost-%(name)s",
+    "refresh_interval": "minutes=5",
+}
+
 # Blueprint model name of every class whose records are all of one model; Stage, Policy, Provider and PropertyMapping
 # carry theirs in ``type``.
 MODEL_NAMES: dict[type[Model], str] = {
@@ -319,6 +329,8 @@ class Database(DirectoryStore):
                 given = [item for item in (record.policy, record.group, record.user) if item is not None]
                 if len(given) != 1:
                     raise ValidationFailed("Exactly one of policy, group and user must be set.")
+            case Outpost():
+                record.config = OUTPOST_CONFIG | record.config
             case TOTPDevice():
                 _check_hex(record.key)
                 record.created = record.created or self.clock()

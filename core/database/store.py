@@ -103,23 +103,24 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """All or nothing. May be nested: an inner failure undoes the inner part. Listeners run after the commit."""
         with self._lock:
-            name = f"level{self._depth}"
-            seen = len(self._pending)
-            self._connection.execute("BEGIN IMMEDIATE" if self._depth == 0 else f"SAVEPOINT {name}")
-            self._depth += 1
+            depth, seen = self._depth, len(self._pending)
+            name = f"level{depth}"
             try:
+                # A policy thread may be interrupted anywhere, so nothing is done before the ``try``.
+                self._connection.execute("BEGIN IMMEDIATE" if depth == 0 else f"SAVEPOINT {name}")
+                self._depth = depth + 1
                 yield
             except BaseException:
-                self._depth -= 1
+                self._depth = depth
                 del self._pending[seen:]
-                if self._depth == 0:
-                    self._connection.execute("ROLLBACK")
-                else:
+                if depth:
                     self._connection.execute(f"ROLLBACK TO {name}")
                     self._connection.execute(f"RELEASE {name}")
+                elif self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._depth -= 1
-            if self._depth:
+            self._depth = depth
+            if depth:
                 self._connection.execute(f"RELEASE {name}")
                 return
             try:

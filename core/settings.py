@@ -1,0 +1,122 @@
+"""Settings of the embedded core: environment and command line → one frozen ``CoreSettings``.
+
+Secrets may also come from a file (``NAME_FILE``). An unknown ``OUTPOSTS_CORE__*`` name is an error, so that a typing
+mistake does not go unnoticed. The names that start with ``AUTHENTIK_`` are those that the reference core reads.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from common.setting_values import ListenAddress, Network, listen_address, split_list
+from core.errors import CoreSettingError
+
+DEFAULT_LISTEN = "127.0.0.1:9080,[::1]:9080"  # loopback until told otherwise
+DEFAULT_TRUSTED_PROXIES = "127.0.0.0/8,::1/128"  # only a proxy on the same machine may name the client
+LOG_LEVELS = ("trace", "debug", "info", "warning", "error")
+PREFIX = "OUTPOSTS_CORE__"
+
+# name → help; the order is that of the documentation
+NAMES: dict[str, str] = {
+    "OUTPOSTS_CORE__LISTEN": f"listen addresses, comma separated, port 0 = any free one; default {DEFAULT_LISTEN}",
+    "OUTPOSTS_CORE__PUBLIC_URL": "base URL for browsers, e.g. https://id.example.org; default: as the request says",
+    "AUTHENTIK_LISTEN__TRUSTED_PROXY_CIDRS": "networks whose X-Forwarded-* headers count; default "
+    + DEFAULT_TRUSTED_PROXIES,
+    "AUTHENTIK_BOOTSTRAP_PASSWORD": "password of akadmin, set at the first start; also with _FILE",
+    "AUTHENTIK_BOOTSTRAP_TOKEN": "API token of akadmin, set at the first start; also with _FILE",
+    "AUTHENTIK_BOOTSTRAP_EMAIL": "e-mail address of akadmin, set at the first start",
+    "AUTHENTIK_LOG_LEVEL": f"one of {', '.join(LOG_LEVELS)}; default info",
+    "OUTPOSTS_READY_FILE": "file that gets the real addresses as JSON when all listen",
+}
+
+
+@dataclass(frozen=True)
+class CoreSettings:
+    """Everything that the embedded core is told from outside. ``public_url`` is without final slash or empty."""
+
+    data: Path
+    blueprints: tuple[Path, ...] = ()
+    listen: tuple[ListenAddress, ...] = ()
+    public_url: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    bootstrap_password: str = field(default="", repr=False)
+    bootstrap_token: str = field(default="", repr=False)
+    bootstrap_email: str = "root@example.com"
+    log_level: str = "info"
+    ready_file: str | None = None
+
+
+def load(
+    environ: Mapping[str, str],
+    *,
+    data: Path,
+    blueprints: tuple[Path, ...] = (),
+    read_file: Callable[[str], str] = lambda path: Path(path).read_text(),
+) -> CoreSettings:
+    """Settings from the environment and the command line's ``data`` folder and ``blueprints``.
+
+    :raises CoreSettingError: a value is not accepted or an ``OUTPOSTS_CORE__*`` name is unknown.
+    """
+    for name in environ:
+        if name.startswith(PREFIX) and name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, 1)
+            raise CoreSettingError(name, "unknown setting", f"did you mean {near[0]}?" if near else ", ".join(NAMES))
+    level = environ.get("AUTHENTIK_LOG_LEVEL", "").lower() or "info"
+    return CoreSettings(
+        data=data,
+        blueprints=blueprints,
+        listen=_addresses("OUTPOSTS_CORE__LISTEN", environ.get("OUTPOSTS_CORE__LISTEN") or DEFAULT_LISTEN),
+        public_url=_url("OUTPOSTS_CORE__PUBLIC_URL", environ.get("OUTPOSTS_CORE__PUBLIC_URL", "")),
+        trusted_proxies=_networks(
+            "AUTHENTIK_LISTEN__TRUSTED_PROXY_CIDRS",
+            environ.get("AUTHENTIK_LISTEN__TRUSTED_PROXY_CIDRS") or DEFAULT_TRUSTED_PROXIES,
+        ),
+        bootstrap_password=_secret("AUTHENTIK_BOOTSTRAP_PASSWORD", environ, read_file),
+        bootstrap_token=_secret("AUTHENTIK_BOOTSTRAP_TOKEN", environ, read_file),
+        bootstrap_email=environ.get("AUTHENTIK_BOOTSTRAP_EMAIL") or CoreSettings.bootstrap_email,
+        log_level=level if level in LOG_LEVELS else "debug",
+        ready_file=environ.get("OUTPOSTS_READY_FILE") or None,
+    )
+
+
+def _addresses(name: str, text: str) -> tuple[ListenAddress, ...]:
+    try:
+        found = tuple(listen_address(item) for item in split_list(text))
+    except ValueError as error:
+        raise CoreSettingError(name, str(error), "addresses such as 127.0.0.1:9080 or [::1]:9080") from None
+    if not found:
+        raise CoreSettingError(name, "no address", "addresses such as 127.0.0.1:9080 or [::1]:9080")
+    return found
+
+
+def _networks(name: str, text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(item, strict=False) for item in split_list(text))
+    except ValueError:
+        raise CoreSettingError(name, "not a list of networks", "networks such as 10.0.0.0/8, comma separated") from None
+
+
+def _url(name: str, text: str) -> str:
+    if not text:
+        return ""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise CoreSettingError(name, "not a base URL", "http:// or https:// with a host, without query")
+    return text.rstrip("/")
+
+
+def _secret(name: str, environ: Mapping[str, str], read_file: Callable[[str], str]) -> str:
+    value, path = environ.get(name, ""), environ.get(name + "_FILE", "")
+    if value and path:
+        raise CoreSettingError(name, f"{name} and {name}_FILE are both set", "one of the two")
+    if path or value.startswith("file://"):
+        try:
+            return read_file(path or value.removeprefix("file://")).rstrip("\r\n")
+        except OSError as error:
+            raise CoreSettingError(name, f"the file cannot be read: {error.strerror}", "a readable file") from None
+    return value
