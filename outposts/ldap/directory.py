@@ -1,0 +1,265 @@
+"""The immutable snapshot of one provider's directory: encoded entries, indexes, and nothing that changes.
+
+Entry numbers are ``kind << KIND_SHIFT | slot``, so every kind is a range of numbers, results come in the order fixed
+entries, users, groups, virtual groups, and a user and its virtual group have the same slot. Slots are kept from one
+snapshot to the next, which lets indexes that did not change be shared.
+
+``builder.SnapshotBuilder`` makes snapshots from the core's records, ``evaluation.evaluate`` answers filters,
+``search.run`` answers requests.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pyroaring import BitMap
+
+from outposts.ldap.dn import DN, fold
+from outposts.ldap.encoded import EntryStore, attribute
+from outposts.ldap.entries import EntryOptions, Kind
+from outposts.ldap.index import Index
+from outposts.ldap.schema import OBJECT_CLASSES, STRUCTURAL, Schema
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from common.records import Group, User
+
+KIND_SHIFT = 28  # 268 million slots of each kind
+SLOT_MASK = (1 << KIND_SHIFT) - 1
+# Views of users without the full-search right that are kept: each is a snapshot of a few entries, some 20 KB.
+VIEWS_KEPT = 256
+
+# Hidden indexes: not attributes, never reached by a filter
+RDN = "rdn"  # folded value of the naming attribute → entries
+PK = "pk"  # "u<pk>" or "g<uuid>" → user or group
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What went wrong or deserves a look while a snapshot was built."""
+
+    users: int = 0
+    groups: int = 0
+    reused: int = 0  # objects whose raw form was the same as before
+    errors: tuple[str, ...] = ()  # objects without an entry, by key; see MAX_ERRORS_TOLD
+    error_count: int = 0
+    gid_collisions: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (gidNumber, group names)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a later build needs to recognise unchanged objects."""
+
+    user_digests: bytes = b""  # 16 bytes per slot
+    group_digests: bytes = b""
+    context: bytes = b""  # digest of all group relations; decides about users only where those matter
+    context_matters: bool = True
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """One provider's directory. Never changed after it was built; views for viewers are made on demand and kept."""
+
+    options: EntryOptions
+    stores: Mapping[Kind, EntryStore]
+    indexes: Mapping[str, Index]  # canonical lower-case attribute name →
+    hidden: Mapping[str, Index]
+    kinds: Mapping[Kind, BitMap]  # all entries of each kind
+    origin: Origin = field(default_factory=Origin)
+    report: BuildReport = field(default_factory=BuildReport)
+
+    def __post_init__(self) -> None:
+        """Derived lookups, none of them in proportion to the number of entries."""
+        self.schema = Schema(name for store in self.stores.values() for layout in store.layouts for name in layout)
+        self.all = BitMap.union(*self.kinds.values()) if self.kinds else BitMap()
+        self.base = DN.parse(self.options.base_dn)
+        self.containers = {DN.parse(dn).key: kind for kind, dn in self.options.containers.items()}
+        self.fixed = {DN.parse(store_dn).key: slot for slot, store_dn in enumerate(self._fixed_dns())}
+        self.classes = self._classes()
+        self._views: OrderedDict[int, Snapshot] = OrderedDict()
+        # canonical names of each layout, per kind; attribute plans of requests are made from these
+        self.layouts = {
+            kind: [tuple(self.schema.canonical(name) or name.lower() for name in layout) for layout in store.layouts]
+            for kind, store in self.stores.items()
+        }
+        self.suffix_names = {kind: ("objectclass" if store.suffix else "") for kind, store in self.stores.items()}
+
+    @staticmethod
+    def build(
+        options: EntryOptions,
+        users: Iterable[User | msgspec.Raw | bytes],
+        groups: Iterable[Group | msgspec.Raw | bytes],
+        previous: Snapshot | None = None,
+    ) -> Snapshot:
+        """Everything at once; ``builder.SnapshotBuilder`` does the same page by page."""
+        from outposts.ldap.builder import SnapshotBuilder
+
+        builder = SnapshotBuilder(options, previous)
+        builder.add_groups(groups)
+        builder.add_users(users)
+        return builder.finish()
+
+    def to_bytes(self) -> bytes:
+        """The whole snapshot for a state file; ``from_buffer`` reads it back without building anything."""
+        from outposts.ldap.stored import dump
+
+        return dump(self)
+
+    @staticmethod
+    def from_buffer(buffer: bytes | memoryview) -> Snapshot:
+        """Read what ``to_bytes`` wrote; entries stay in ``buffer``. Raises ``stored.StoredError`` if it is not that."""
+        from outposts.ldap.stored import load
+
+        return load(buffer)
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self.all)
+
+    # Looking things up
+
+    def number_of(self, name: DN) -> int:
+        """Entry number of a DN, -1 if there is no such entry."""
+        slot = self.fixed.get(name.key)
+        if slot is not None:
+            return slot
+        if not name.rdns or len(name.rdns[0]) != 1:
+            return -1
+        kind = self.containers.get(name.key.partition(b"\x00")[2])
+        if kind is None or name.rdns[0][0].type != self.options.naming[kind]:
+            return -1
+        index = self.hidden[RDN]
+        place = index.place(fold(name.rdns[0][0].value).encode("utf-8", "surrogatepass"))
+        if place >= 0:
+            for number in index.numbers(place):
+                if number >> KIND_SHIFT == kind:
+                    return number
+        return -1
+
+    def user_number(self, pk: int) -> int:
+        """Entry number of the user with this pk, -1 if unknown."""
+        index = self.hidden[PK]
+        place = index.place(b"u%d" % pk)
+        return index.numbers(place)[0] if place >= 0 else -1
+
+    def dn(self, number: int) -> bytes:
+        """DN of an entry, UTF-8."""
+        return self.stores[Kind(number >> KIND_SHIFT)].dn(number & SLOT_MASK)
+
+    def entry(self, number: int) -> dict[str, list[bytes]]:
+        """Attributes of an entry by canonical lower-case name, ``objectclass`` included."""
+        kind = Kind(number >> KIND_SHIFT)
+        store = self.stores[kind]
+        found = {(self.schema.canonical(name) or name.lower()): values
+                 for name, values in store.attributes(number & SLOT_MASK)}  # fmt: skip
+        if store.suffix:
+            found["objectclass"] = [name.encode() for name in OBJECT_CLASSES[kind]]
+        return found
+
+    def values(self, number: int, name: str) -> list[bytes]:
+        """Values of one attribute (canonical lower case), operational ones included."""
+        kind, slot = Kind(number >> KIND_SHIFT), number & SLOT_MASK
+        if name in OPERATIONAL:
+            return [self.operational_value(kind, slot, name)]
+        return self.entry(number).get(name, [])
+
+    def subordinates(self, kind: Kind, slot: int) -> int:
+        """Number of entries immediately below."""
+        if kind != Kind.FIXED:
+            return 0
+        return len(self.kinds[Kind.FIXED]) - 1 if slot == 0 else len(self.kinds[Kind(slot)])
+
+    def operational_value(self, kind: Kind, slot: int, name: str) -> bytes:
+        """One of ``OPERATIONAL``."""
+        if name == "entryuuid":
+            raw = bytes(self.stores[kind].uuids[slot * 16 : slot * 16 + 16]).hex()
+            return "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:])).encode()
+        if name == "entrydn":
+            return self.stores[kind].dn(slot)
+        if name == "structuralobjectclass":
+            return (self.base_class if kind == Kind.FIXED and slot == 0 else STRUCTURAL[kind]).encode()
+        if name == "hassubordinates":
+            return b"TRUE" if self.subordinates(kind, slot) else b"FALSE"
+        if name == "numsubordinates":
+            return b"%d" % self.subordinates(kind, slot)
+        return b"cn=subschema"
+
+    def operational(self, kind: Kind, slot: int, name: str) -> bytes:
+        """``operational_value`` as finished PartialAttribute."""
+        return attribute(OPERATIONAL[name], (self.operational_value(kind, slot, name).decode(),))
+
+    # Sets
+
+    def below(self, name: DN, scope: int) -> BitMap | None:
+        """Entries in scope of a search base (RFC 4511 §4.5.1.2); None if there is no such base.
+
+        Scope 3 (subordinates) is a subtree without its base.
+        """
+        number = self.number_of(name)
+        if number < 0:
+            return None
+        if scope == 0:
+            return BitMap((number,))
+        if number >> KIND_SHIFT != Kind.FIXED:
+            return BitMap((number,)) if scope == 2 else BitMap()
+        if number == 0:
+            if scope == 1:
+                return self.kinds[Kind.FIXED] - BitMap((0,))
+            return self.all if scope == 2 else self.all - BitMap((0,))
+        children = self.kinds[Kind(number)]
+        return children | BitMap((number,)) if scope == 2 else children
+
+    def view(self, user_pk: int) -> Snapshot:
+        """What a user without the full-search right sees, as a snapshot of its own.
+
+        The fixed entries, the own user and virtual group, and the groups whose members include the user, with the
+        user as only member and without parents. Everything a search can tell (matches, counts, limits) comes from
+        that snapshot, so nothing else can show through.
+        """
+        known = self._views.get(user_pk)
+        if known is not None:
+            return known
+        from outposts.ldap.builder import restricted
+
+        made = restricted(self, user_pk)
+        self._views[user_pk] = made
+        if len(self._views) > VIEWS_KEPT:
+            self._views.popitem(last=False)
+        return made
+
+    def _fixed_dns(self) -> list[str]:
+        return [self.stores[Kind.FIXED].dn(slot).decode() for slot in range(len(self.stores[Kind.FIXED]))]
+
+    def _classes(self) -> dict[str, BitMap]:
+        """Lower-case class name → entries that carry it."""
+        found: dict[str, BitMap] = {}
+        for kind, members in self.kinds.items():
+            if kind != Kind.FIXED:
+                for name in OBJECT_CLASSES[kind]:
+                    found[name.lower()] = found.get(name.lower(), BitMap()) | members
+        self.base_class = "nsContainer"
+        for number in self.kinds[Kind.FIXED]:
+            for values in (dict(self.stores[Kind.FIXED].attributes(number)).get("objectClass", []),):
+                for value in values:
+                    name = value.decode().lower()
+                    found[name] = found.get(name, BitMap()) | BitMap((number,))
+                if number == 0 and values:
+                    self.base_class = values[-1].decode()
+        return found
+
+
+OPERATIONAL: dict[str, str] = {
+    "entryuuid": "entryUUID",
+    "entrydn": "entryDN",
+    "structuralobjectclass": "structuralObjectClass",
+    "hassubordinates": "hasSubordinates",
+    "numsubordinates": "numSubordinates",
+    "subschemasubentry": "subschemaSubentry",
+}
+"""Operational attributes computed when they are asked for: canonical name → name as shown."""
+
+Slots = Sequence[int]

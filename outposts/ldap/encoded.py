@@ -1,0 +1,253 @@
+"""Entries as finished BER in one buffer per kind, and search results spliced from them.
+
+An entry is kept as ``04 dn · 30 length · attributes`` of its SearchResultEntry (RFC 4511 §4.5.2), followed when it is
+sent by the kind's constant ``objectClass`` attribute. Offsets ("cuts") say where each attribute ends, a layout says
+which they are, so a result is: message id, slice, constant. Slots are stable numbers; a free slot has no bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
+from operator import sub
+from typing import NamedTuple
+
+from outposts.ldap.ber import encode_integer, header, length_of, tlv
+from outposts.ldap.rfc import OCTET_STRING, SEQUENCE, SET, Tag
+
+# Bytes of joined messages handed out at a time: a full socket buffer's worth, about 50 entries of usual size,
+# put together in far less than the 5 ms that a search may hold the loop.
+CHUNK_SIZE = 64 * 1024
+Buffer = bytes | memoryview
+Layout = tuple[str, ...]
+
+
+def attribute(name: str, values: Sequence[str]) -> bytes:
+    """PartialAttribute, RFC 4511 §4.1.7."""
+    if len(values) == 1:
+        content = tlv(OCTET_STRING, _octets(values[0]))
+    else:
+        content = b"".join([tlv(OCTET_STRING, _octets(value)) for value in values])
+    return tlv(SEQUENCE, tlv(OCTET_STRING, name.encode()) + tlv(SET, content))
+
+
+def _octets(text: str) -> bytes:
+    """UTF-8. A lone surrogate (JSON allows one) becomes a question mark."""
+    return text.encode("utf-8", "replace")
+
+
+class Prefixes(dict[int, bytes]):
+    """Length of a SearchResultEntry's content → everything before it in the message with one message id."""
+
+    def __init__(self, message_id: int) -> None:
+        super().__init__()
+        self._id = encode_integer(message_id)
+
+    def __missing__(self, size: int) -> bytes:
+        operation = bytes((Tag.SEARCH_ENTRY,)) + length_of(size)
+        total = len(self._id) + len(operation) + size
+        value = bytes((SEQUENCE,)) + length_of(total) + self._id + operation
+        self[size] = value
+        return value
+
+
+class Plan(NamedTuple):
+    """What of a layout is sent: runs of cuts, then constant bytes, then attributes computed from (slot)."""
+
+    runs: tuple[tuple[int, int], ...]
+    constant: bytes
+    computed: tuple[Callable[[int], bytes], ...] = ()
+
+
+class EntryStore:
+    """The entries of one kind. Immutable."""
+
+    __slots__ = ("cut_starts", "cuts", "data", "layout_numbers", "layouts", "starts", "suffix", "uuids")
+
+    def __init__(
+        self, data: Buffer, starts: Sequence[int], cut_starts: Sequence[int], cuts: Sequence[int],
+        layout_numbers: Sequence[int], layouts: list[Layout], uuids: Buffer, suffix: bytes,
+    ) -> None:  # fmt: skip
+        self.data = data
+        self.starts = starts  # uint64, one more than slots
+        self.cut_starts = cut_starts  # uint32, one more than slots
+        self.cuts = cuts  # uint16 or uint32, relative to the entry's start: end of DN, start of attributes, end of each
+        self.layout_numbers = layout_numbers  # uint32
+        self.layouts = layouts  # attribute names as shown
+        self.uuids = uuids  # 16 bytes each
+        self.suffix = suffix  # the objectClass attribute, or empty where entries carry their own
+
+    def __len__(self) -> int:
+        """Number of slots, free ones included."""
+        return len(self.starts) - 1
+
+    def dn(self, slot: int) -> bytes:
+        """DN as UTF-8 text."""
+        start = self.starts[slot]
+        raw = bytes(self.data[start : start + self.cuts[self.cut_starts[slot]]])
+        _, begin, stop = header(raw, 0, len(raw))
+        return raw[begin:stop]
+
+    def attributes(self, slot: int) -> list[tuple[str, list[bytes]]]:
+        """Decoded attributes, without the constant ``objectClass``."""
+        start = self.starts[slot]
+        cut = self.cut_starts[slot]
+        found = []
+        for place, name in enumerate(self.layouts[self.layout_numbers[slot]]):
+            raw = bytes(self.data[start + self.cuts[cut + 1 + place] : start + self.cuts[cut + 2 + place]])
+            _, begin, stop = header(raw, 0, len(raw))
+            _, _, position = header(raw, begin, stop)
+            _, position, stop = header(raw, position, stop)
+            values = []
+            while position < stop:
+                _, begin, position = header(raw, position, stop)
+                values.append(raw[begin:position])
+            found.append((name, values))
+        return found
+
+    def whole(self, slots: Sequence[int], prefixes: Prefixes) -> Iterator[bytes]:
+        """Messages of ascending ``slots`` with all their attributes, in chunks."""
+        data, suffix, starts = self.data, self.suffix, self.starts
+        extra = len(suffix)
+        average = max(1, starts[len(starts) - 1] // max(1, len(self)) + extra)
+        step = max(1, CHUNK_SIZE // average)
+        for at in range(0, len(slots), step):
+            batch = slots[at : at + step]
+            count = len(batch)
+            if batch[-1] - batch[0] == count - 1:
+                edges = list(starts[batch[0] : batch[-1] + 2])
+                begins, ends = edges[:-1], edges[1:]
+            else:
+                begins = [starts[slot] for slot in batch]
+                ends = [starts[slot + 1] for slot in batch]
+            sizes = (
+                map(sub, ends, begins)
+                if not extra
+                else [end - begin + extra for begin, end in zip(begins, ends, strict=True)]
+            )
+            slices = map(data.__getitem__, map(slice, begins, ends))
+            yield b"".join(
+                chain.from_iterable(zip(map(prefixes.__getitem__, sizes), slices, repeat(suffix, count), strict=True))
+            )
+
+    def selected(self, slots: Sequence[int], prefixes: Prefixes, plan_of: Callable[[int], Plan]) -> Iterator[bytes]:
+        """Messages of ascending ``slots`` with what ``plan_of(layout number)`` selects, in chunks."""
+        data, starts, cut_starts, cuts = self.data, self.starts, self.cut_starts, self.cuts
+        layout_numbers = self.layout_numbers
+        plans: dict[int, Plan] = {}
+        pieces: list[Buffer] = []
+        filled = 0
+        for slot in slots:
+            layout = layout_numbers[slot]
+            plan = plans.get(layout)
+            if plan is None:
+                plan = plans[layout] = plan_of(layout)
+            runs, constant, computed = plan
+            start = starts[slot]
+            cut = cut_starts[slot]
+            dn_size = cuts[cut]
+            if len(runs) == 1:
+                low, high = runs[0]
+                body = data[start + cuts[cut + low] : start + cuts[cut + high]]
+                size = len(body) + len(constant)
+                parts = [body]
+            else:
+                parts = [data[start + cuts[cut + low] : start + cuts[cut + high]] for low, high in runs]
+                size = sum(map(len, parts)) + len(constant)
+            if computed:
+                parts.extend([make(slot) for make in computed])
+                size = sum(map(len, parts)) + len(constant)
+            opening = SEQUENCE_HEADERS[size] if size < len(SEQUENCE_HEADERS) else b"0" + length_of(size)
+            body_size = dn_size + len(opening) + size
+            pieces.append(prefixes[body_size])
+            pieces.append(data[start : start + dn_size])
+            pieces.append(opening)
+            pieces += parts
+            pieces.append(constant)
+            filled += body_size
+            if filled >= CHUNK_SIZE:
+                yield b"".join(pieces)
+                pieces = []
+                filled = 0
+        if pieces:
+            yield b"".join(pieces)
+
+
+SEQUENCE_HEADERS: tuple[bytes, ...] = tuple(bytes((SEQUENCE,)) + length_of(size) for size in range(4096))
+
+
+class StoreWriter:
+    """Collects the entries of one kind. Slots may be written in any order; ``finish`` puts them in slot order."""
+
+    def __init__(self, suffix: bytes) -> None:
+        self.suffix = suffix
+        self._data = bytearray()
+        self._rows: dict[int, tuple[int, int, int, int, int]] = {}  # slot → data start, stop, cut start, stop, layout
+        self._cuts = array("I")
+        self._layouts: dict[Layout, int] = {}
+        self._uuids: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, slot: int, dn: bytes, attributes: Sequence[tuple[str, bytes]], uuid: bytes) -> None:
+        """``attributes``: (name, finished BER)."""
+        start = len(self._data)
+        first_cut = len(self._cuts)
+        name = tlv(OCTET_STRING, dn)
+        opening = bytes((SEQUENCE,)) + length_of(sum([len(raw) for _, raw in attributes]) + len(self.suffix))
+        self._data += name
+        self._data += opening
+        position = len(name) + len(opening)
+        self._cuts.append(len(name))
+        self._cuts.append(position)
+        for _, raw in attributes:
+            self._data += raw
+            position += len(raw)
+            self._cuts.append(position)
+        layout = tuple([key for key, _ in attributes])
+        number = self._layouts.setdefault(layout, len(self._layouts))
+        self._rows[slot] = (start, len(self._data), first_cut, len(self._cuts), number)
+        self._uuids[slot] = uuid
+
+    def copy(self, slot: int, store: EntryStore) -> None:
+        """Take over the bytes of an unchanged entry."""
+        start, first_cut = len(self._data), len(self._cuts)
+        self._data += store.data[store.starts[slot] : store.starts[slot + 1]]
+        self._cuts.extend(list(store.cuts[store.cut_starts[slot] : store.cut_starts[slot + 1]]))
+        layout = store.layouts[store.layout_numbers[slot]]
+        number = self._layouts.setdefault(layout, len(self._layouts))
+        self._rows[slot] = (start, len(self._data), first_cut, len(self._cuts), number)
+        self._uuids[slot] = bytes(store.uuids[slot * 16 : slot * 16 + 16])
+
+    def finish(self) -> EntryStore:
+        """The store; this writer is empty afterwards."""
+        slots = max(self._rows, default=-1) + 1
+        starts, cut_starts, numbers = array("Q", [0]), array("I", [0]), array("I")
+        rows = self._rows
+        free = (0, 0, 0, 0, 0)
+        order = list(rows)
+        if order == sorted(order):
+            data, cuts = self._data, self._cuts
+            position = cut_position = 0
+            for slot in range(slots):
+                row = rows.get(slot, free)
+                position += row[1] - row[0]
+                cut_position += row[3] - row[2]
+                starts.append(position)
+                cut_starts.append(cut_position)
+                numbers.append(row[4])
+        else:
+            data, cuts = bytearray(), array("I")
+            for slot in range(slots):
+                row = rows.get(slot, free)
+                data += self._data[row[0] : row[1]]
+                cuts.extend(self._cuts[row[2] : row[3]])
+                starts.append(len(data))
+                cut_starts.append(len(cuts))
+                numbers.append(row[4])
+        uuids = b"".join([self._uuids.get(slot, bytes(16)) for slot in range(slots)])
+        self._rows, self._uuids, self._data, self._cuts = {}, {}, bytearray(), array("I")
+        small: Sequence[int] = array("H", cuts) if max(cuts, default=0) < 1 << 16 else cuts
+        return EntryStore(bytes(data), starts, cut_starts, small, numbers, list(self._layouts), uuids, self.suffix)

@@ -1,0 +1,394 @@
+"""Filters as set algebra with the three-valued logic of RFC 4511 §4.5.1.7: no filter scans entries.
+
+Every filter becomes (entries for which it is true, entries for which it is Undefined); the rest is false. An unknown
+attribute, an assertion value that its syntax does not allow and a rule that does not apply are Undefined for every
+entry; a known attribute that an entry does not have is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyroaring import BitMap
+
+from outposts.ldap.directory import KIND_SHIFT, OPERATIONAL, Snapshot
+from outposts.ldap.dn import DN, DNError, fold, normalise_type
+from outposts.ldap.entries import Kind
+from outposts.ldap.filters import (
+    And,
+    Approx,
+    Equality,
+    Extensible,
+    Filter,
+    GreaterOrEqual,
+    LessOrEqual,
+    Not,
+    Or,
+    Present,
+    Substrings,
+)
+from outposts.ldap.index import Index
+from outposts.ldap.rfc import MatchingRule
+from outposts.ldap.schema import CLASS_NAMES, SYNTAXES, Syntax, integer_of
+
+# A pair (true, undefined); ``None`` for undefined means "for no entry". Sets may belong to the snapshot: never change.
+Answer = tuple[BitMap, BitMap | None]
+
+_NOTHING = BitMap()
+
+
+def evaluate(snapshot: Snapshot, node: Filter) -> Answer:
+    """Evaluate a filter over all entries of a snapshot. Recursion is bounded by the decoder's nesting cap."""
+    return _EVALUATORS.get(type(node), _undefined)(snapshot, node)
+
+
+def matches(snapshot: Snapshot, node: Filter) -> BitMap:
+    """Entries for which the filter is true."""
+    return evaluate(snapshot, node)[0]
+
+
+def _undefined(snapshot: Snapshot, _: object) -> Answer:
+    return _NOTHING, snapshot.all
+
+
+def _and(snapshot: Snapshot, node: And) -> Answer:
+    true: BitMap | None = None
+    undefined: BitMap | None = None  # entries for which no child so far was false and one was undefined
+    for child in node.children:
+        child_true, child_undefined = evaluate(snapshot, child)
+        if true is None:
+            true, undefined = child_true, child_undefined
+        else:
+            if undefined is not None or child_undefined is not None:
+                possible = true if undefined is None else true | undefined
+                child_possible = child_true if child_undefined is None else child_true | child_undefined
+                undefined = (possible & child_possible) - (true & child_true)
+            true = true & child_true
+        if not true and not undefined:
+            return _NOTHING, None
+    return (snapshot.all, None) if true is None else (true, undefined)
+
+
+def _or(snapshot: Snapshot, node: Or) -> Answer:
+    true: BitMap = _NOTHING
+    undefined: BitMap | None = None
+    for child in node.children:
+        child_true, child_undefined = evaluate(snapshot, child)
+        true = true | child_true if true else child_true
+        if child_undefined is not None:
+            undefined = child_undefined if undefined is None else undefined | child_undefined
+    if undefined is not None:
+        undefined = undefined - true
+    return true, undefined
+
+
+def _not(snapshot: Snapshot, node: Not) -> Answer:
+    true, undefined = evaluate(snapshot, node.child)
+    rest = snapshot.all - true
+    if undefined is not None:
+        rest -= undefined
+    return rest, undefined
+
+
+def _known(snapshot: Snapshot, attribute: str) -> str | None:
+    """Canonical name of the attribute of a filter; None if not in the schema. Options are not part of it."""
+    kind = snapshot.schema.types.get(attribute)
+    return None if kind is None else kind.names[0].lower()
+
+
+def _equality(snapshot: Snapshot, node: Equality | Approx) -> Answer:
+    attribute, value = node.attribute, node.value
+    kind = snapshot.schema.types.get(attribute)
+    if kind is None:
+        if ";" in attribute and _known(snapshot, attribute.partition(";")[0]) is not None:
+            return _NOTHING, None  # no value here has an option
+        return _NOTHING, snapshot.all
+    canonical = kind.names[0].lower()
+    if canonical == "objectclass":
+        name = value.decode("utf-8", "replace").strip().lower()
+        return snapshot.classes.get(CLASS_NAMES.get(name, name), _NOTHING), None
+    normalised = SYNTAXES[kind.syntax].normalise(value)
+    if normalised is None or (kind.syntax == "D" and b"=" not in normalised):
+        return _NOTHING, snapshot.all
+    if canonical in OPERATIONAL:
+        return _operational(snapshot, canonical, normalised), None
+    index = snapshot.indexes.get(canonical)
+    return (_NOTHING if index is None else index.equal(normalised)), None
+
+
+def _operational(snapshot: Snapshot, name: str, value: bytes) -> BitMap:
+    """Equality on an attribute that is computed."""
+    if name == "entrydn":
+        for number in [snapshot.number_of(_dn_of_key(value))]:
+            return BitMap((number,)) if number >= 0 else _NOTHING
+    if name == "subschemasubentry":
+        return snapshot.all if value == b"cn=subschema" else _NOTHING
+    if name == "entryuuid":
+        wanted = bytes.fromhex(value.replace(b"-", b"").decode())
+        found = BitMap()
+        for kind, store in snapshot.stores.items():
+            uuids = bytes(store.uuids)
+            position = uuids.find(wanted)
+            while position >= 0:
+                if position % 16 == 0:
+                    found.add(kind << KIND_SHIFT | position // 16)
+                position = uuids.find(wanted, position + 1)
+        return found & snapshot.all
+    found = BitMap()
+    for number in snapshot.kinds[Kind.FIXED]:
+        if _operational_key(snapshot, Kind.FIXED, number, name) == value:
+            found.add(number)
+    for kind in (Kind.USER, Kind.GROUP, Kind.VIRTUAL_GROUP):
+        if snapshot.kinds[kind] and _operational_key(snapshot, kind, 0, name) == value:
+            found |= snapshot.kinds[kind]
+    return found
+
+
+def _operational_key(snapshot: Snapshot, kind: Kind, slot: int, name: str) -> bytes | None:
+    return snapshot.schema.syntax(name).normalise(snapshot.operational_value(kind, slot, name))
+
+
+def _dn_of_key(key: bytes) -> DN:
+    """A DN with this key: good for looking up, not for showing."""
+    from outposts.ldap.dn import Ava
+
+    rdns = []
+    for part in key.decode("utf-8", "surrogatepass").split("\x00"):
+        avas = []
+        for pair in part.split("\x01"):
+            kind, _, value = pair.partition("=")
+            avas.append(Ava(kind, value, kind))
+        rdns.append(tuple(avas))
+    return DN(tuple(rdns))
+
+
+def _present(snapshot: Snapshot, node: Present) -> Answer:
+    kind = snapshot.schema.types.get(node.attribute)
+    if kind is None:
+        known = ";" in node.attribute and _known(snapshot, node.attribute.partition(";")[0]) is not None
+        return _NOTHING, None if known else snapshot.all
+    canonical = kind.names[0].lower()
+    if canonical == "objectclass" or canonical in OPERATIONAL:
+        return snapshot.all, None
+    index = snapshot.indexes.get(canonical)
+    return (_NOTHING if index is None else index.present), None
+
+
+def _indexed(snapshot: Snapshot, attribute: str) -> tuple[Index | None, Syntax] | None:
+    """Index and syntax of an attribute of a filter; None if it is unknown. No index: no entry has it."""
+    kind = snapshot.schema.types.get(attribute)
+    if kind is None:
+        base = snapshot.schema.types.get(attribute.partition(";")[0]) if ";" in attribute else None
+        return None if base is None else (None, SYNTAXES[base.syntax])
+    canonical = kind.names[0].lower()
+    if canonical in OPERATIONAL:
+        return None, SYNTAXES[kind.syntax]
+    return snapshot.indexes.get(canonical), SYNTAXES[kind.syntax]
+
+
+def _substrings(snapshot: Snapshot, node: Substrings) -> Answer:
+    found = _indexed(snapshot, node.attribute)
+    if found is None or found[1].substrings is None:
+        return _NOTHING, snapshot.all
+    index, syntax = found
+    try:
+        initial = _part(syntax, node.initial, ends=(False, True))
+        middle = [_part(syntax, part, ends=(True, True)) or b"" for part in node.any]
+        final = _part(syntax, node.final, ends=(True, False))
+    except UnicodeError:
+        return _NOTHING, snapshot.all
+    return (_NOTHING if index is None else index.substring(initial, middle, final)), None
+
+
+def _part(syntax: Syntax, part: bytes | None, ends: tuple[bool, bool]) -> bytes | None:
+    """Prepare one part of a substring assertion. ``ends``: whether a space at its start and at its end is inside the value.
+
+    RFC 4518 §2.6.1 squeezes spaces; a space where the part meets the rest of the value counts as one.
+    """
+    if part is None:
+        return None
+    text = part.decode()
+    folded = fold(text).encode("utf-8", "surrogatepass")
+    if syntax.description == "Telephone Number":
+        return folded.replace(b" ", b"").replace(b"-", b"")
+    if not folded:
+        return b" " if text and all(ends) else b""
+    if ends[0] and text[0].isspace():
+        folded = b" " + folded
+    if ends[1] and text[-1].isspace():
+        folded += b" "
+    return folded
+
+
+def _ordering(snapshot: Snapshot, attribute: str, value: bytes, upwards: bool) -> Answer:
+    found = _indexed(snapshot, attribute)
+    if found is None or found[1].ordering is None:
+        return _NOTHING, snapshot.all
+    index, syntax = found
+    normalised = syntax.normalise(value)
+    if normalised is None:
+        return _NOTHING, snapshot.all
+    if index is None:
+        return _NOTHING, None
+    return (index.between(normalised, None) if upwards else index.between(None, normalised)), None
+
+
+def _greater(snapshot: Snapshot, node: GreaterOrEqual) -> Answer:
+    return _ordering(snapshot, node.attribute, node.value, upwards=True)
+
+
+def _less(snapshot: Snapshot, node: LessOrEqual) -> Answer:
+    return _ordering(snapshot, node.attribute, node.value, upwards=False)
+
+
+# Extensible match
+
+
+def _extensible(snapshot: Snapshot, node: Extensible) -> Answer:
+    """RFC 4511 §4.5.1.7.7, with Active Directory's bit and in-chain rules."""
+    rule = None if node.rule is None else _RULES.get(node.rule)
+    if node.rule is not None and rule is None:
+        return _NOTHING, snapshot.all
+    if node.attribute is not None:
+        names = [node.attribute] if _indexed(snapshot, node.attribute) is not None else []
+        if not names:
+            return _NOTHING, snapshot.all
+    else:
+        # rule without type: all attributes that the rule is good for
+        names = [name for name, kind in snapshot.schema.types.items()
+                 if rule and kind.syntax in rule[1] and name in snapshot.indexes]  # fmt: skip
+    true: BitMap = _NOTHING
+    undefined: BitMap | None = None
+    for name in names:
+        part, unknown = _rule_match(snapshot, name, rule, node.value)
+        true = true | part
+        undefined = unknown if undefined is None else undefined if unknown is None else undefined | unknown
+    if node.dn_attributes:
+        true = true | _in_names(snapshot, node)
+    return true, None if undefined is None else undefined - true
+
+
+def _rule_match(
+    snapshot: Snapshot, attribute: str, rule: tuple[str, str] | None, value: bytes
+) -> tuple[BitMap, BitMap | None]:
+    kind = snapshot.schema.types.get(attribute)
+    if kind is None:
+        return _NOTHING, None
+    if rule is None or rule[0] == "equal":
+        if rule is not None and kind.syntax not in rule[1]:
+            return _NOTHING, snapshot.all
+        return _equality(snapshot, Equality(attribute, value))
+    if kind.syntax not in rule[1]:
+        return _NOTHING, snapshot.all
+    index = snapshot.indexes.get(kind.names[0].lower())
+    normalised = SYNTAXES[kind.syntax].normalise(value)
+    if normalised is None:
+        return _NOTHING, snapshot.all
+    if rule[0] == "exact":
+        candidates = _equality(snapshot, Equality(attribute, value))[0]
+        wanted = b" ".join(value.split())
+        canonical = kind.names[0].lower()
+        return BitMap(
+            number
+            for number in candidates & snapshot.all
+            if any(b" ".join(own.split()) == wanted for own in snapshot.values(number, canonical))
+        ), None
+    if index is None:
+        return _NOTHING, None
+    if rule[0] in ("greater", "less"):
+        # the ordering rules of extensible matching are "less than" (RFC 4517 §4.2)
+        return index.between(None, normalised) - index.equal(normalised), None
+    if rule[0] in ("bit_and", "bit_or"):
+        mask = integer_of(normalised)
+        found = BitMap()
+        for own in index.values():
+            bits = integer_of(own) & mask
+            if bits == mask if rule[0] == "bit_and" else bits != 0:
+                found |= index.equal(own)
+        return found, None
+    return _chain(snapshot, index, normalised), None
+
+
+def _chain(snapshot: Snapshot, index: Index, key: bytes) -> BitMap:
+    """In chain: entries whose attribute leads to ``key`` over any number of steps; circles end."""
+    found = BitMap()
+    waiting = [key]
+    seen = {key}
+    for current in waiting:
+        step = (index.equal(current) & snapshot.all) - found
+        found |= step
+        for number in step:
+            if number >> KIND_SHIFT != Kind.VIRTUAL_GROUP:
+                try:
+                    name = DN.parse(snapshot.dn(number)).key
+                except DNError:
+                    continue
+                if name not in seen:
+                    seen.add(name)
+                    waiting.append(name)
+    return found
+
+
+def _in_names(snapshot: Snapshot, node: Extensible) -> BitMap:
+    """``:dn:``: entries whose DN holds a pair of this type and value; equality by caseIgnore as all names here compare."""
+    try:
+        wanted = fold(node.value.decode())
+    except UnicodeError:
+        return _NOTHING
+    kind = None if node.attribute is None else normalise_type(node.attribute)
+    found = BitMap()
+
+    def holds(rdns: tuple[tuple[object, ...], ...]) -> bool:
+        return any(
+            (kind is None or ava.type == kind) and fold(ava.value) == wanted  # type: ignore[attr-defined]
+            for rdn in rdns
+            for ava in rdn
+        )
+
+    if holds(snapshot.base.rdns):
+        return snapshot.all
+    for dn, container in snapshot.options.containers.items():
+        if holds(DN.parse(container).rdns[:1]):
+            found |= snapshot.kinds[dn] | BitMap((int(dn),))
+        if kind is None or kind == snapshot.options.naming[dn]:
+            found |= snapshot.hidden["rdn"].equal(wanted.encode("utf-8", "surrogatepass")) & snapshot.kinds[dn]
+    return found
+
+
+def _named(*rules: tuple[tuple[str, str], tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    return {key: meaning for names, meaning in rules for key in names if key}
+
+
+# rule OID or lower-case name → (what to do, letters of the syntaxes it is good for)
+_RULES: dict[str, tuple[str, str]] = _named(
+    (MatchingRule.CASE_IGNORE, ("equal", "SA")),
+    (MatchingRule.CASE_IGNORE_IA5, ("equal", "SA")),
+    (MatchingRule.CASE_IGNORE_ORDERING, ("less", "SA")),
+    (MatchingRule.CASE_EXACT, ("exact", "SA")),
+    (MatchingRule.CASE_EXACT_IA5, ("exact", "SA")),
+    (MatchingRule.DISTINGUISHED_NAME, ("equal", "D")),
+    (MatchingRule.OBJECT_IDENTIFIER, ("equal", "O")),
+    (MatchingRule.BOOLEAN, ("equal", "B")),
+    (MatchingRule.INTEGER, ("equal", "I")),
+    (MatchingRule.INTEGER_ORDERING, ("less", "I")),
+    (MatchingRule.TELEPHONE_NUMBER, ("equal", "T")),
+    (MatchingRule.GENERALIZED_TIME, ("equal", "G")),
+    (MatchingRule.GENERALIZED_TIME_ORDERING, ("less", "G")),
+    (MatchingRule.UUID, ("equal", "U")),
+    (MatchingRule.BIT_AND, ("bit_and", "I")),
+    (MatchingRule.BIT_OR, ("bit_or", "I")),
+    (MatchingRule.IN_CHAIN, ("chain", "D")),
+)
+
+_EVALUATORS: dict[type, Callable[[Snapshot, object], Answer]] = {
+    And: _and,
+    Or: _or,
+    Not: _not,
+    Equality: _equality,
+    Approx: _equality,
+    Present: _present,
+    Substrings: _substrings,
+    GreaterOrEqual: _greater,
+    LessOrEqual: _less,
+    Extensible: _extensible,
+}  # type: ignore[dict-item]

@@ -1,0 +1,305 @@
+"""Attribute → value → set of entry numbers, in flat buffers: no Python object per value at rest.
+
+The distinct normalised values of one attribute stand sorted in one byte string, each followed by 0xff, which no
+normalised value holds (they are UTF-8 or 7-bit). So equality, ordering and prefixes are bisections, and a substring
+search is ``bytes.find`` over the whole string. A value's entries are a range of one uint32 array, or a bitmap from
+``LARGE_POSTING`` entries on.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+SEPARATOR = b"\xff"
+# Entries per value from which a bitmap is kept: below, building one from the array costs about a microsecond.
+LARGE_POSTING = 64
+# A substring search that hits this share of the values (1/n) is finished value by value instead of hit by hit.
+MANY_HITS_SHARE = 16
+
+Numbers = Sequence[int]  # array("I") or a memoryview cast to "I"
+
+
+class Column:
+    """Values and entry numbers of one attribute while a snapshot is built: 0xff-joined values, one number each."""
+
+    __slots__ = ("numbers", "values")
+
+    def __init__(self) -> None:
+        self.values = bytearray()
+        self.numbers = array("I")
+
+    def add(self, value: bytes, number: int) -> None:
+        """``value`` is normalised; an entry's equal values may be added twice."""
+        self.values += value
+        self.values += SEPARATOR
+        self.numbers.append(number)
+
+    def extend(self, other: Column) -> None:
+        """Append another column."""
+        self.values += other.values
+        self.numbers.extend(other.numbers)
+
+    def split(self) -> list[bytes]:
+        """The values, one for each number."""
+        values = bytes(self.values).split(SEPARATOR)
+        values.pop()
+        return values
+
+
+class IndexParts(NamedTuple):
+    """The buffers of an index as they are written to a state file."""
+
+    blob: bytes
+    offsets: bytes  # uint32, one more than values
+    numbers: bytes  # uint32
+    ranges: bytes  # uint32, one more than values; empty when every value has exactly one entry
+    bitmaps: list[tuple[int, bytes]]  # value number → serialised bitmap
+    present: bytes  # serialised bitmap
+
+
+class Index:
+    """The values of one attribute. Immutable; so are the sets it returns: some are its own."""
+
+    __slots__ = ("_blob", "_large", "_numbers", "_offsets", "_ranges", "present", "size")
+
+    def __init__(
+        self, blob: bytes, offsets: Numbers, numbers: Numbers, ranges: Numbers | None, large: dict[int, BitMap],
+        present: BitMap,
+    ) -> None:  # fmt: skip
+        self._blob = blob
+        self._offsets = offsets
+        self._numbers = numbers
+        self._ranges = ranges
+        self._large = large
+        self.present = present  # entries with any value, also one that could not be normalised
+        self.size = len(offsets) - 1
+
+    @staticmethod
+    def build(values: list[bytes], numbers: Sequence[int], present: BitMap) -> Index:
+        """From pairs in any order. ``present`` may hold more entries than the pairs do."""
+        groups: dict[bytes, int] = dict.fromkeys(values, 0)
+        distinct = sorted(groups)
+        offsets = array("I", [0])
+        position = 0
+        append = offsets.append
+        for value in distinct:
+            position += len(value) + 1
+            append(position)
+        blob = SEPARATOR.join(distinct) + SEPARATOR if distinct else b""
+        if len(distinct) == len(values):
+            of = dict(zip(values, numbers, strict=True))
+            return Index(blob, offsets, array("I", map(of.__getitem__, distinct)), None, {}, present)
+        lists: dict[bytes, list[int]] = {}
+        for value, number in zip(values, numbers, strict=True):
+            if value in lists:
+                lists[value].append(number)
+            else:
+                lists[value] = [number]
+        flat = array("I")
+        ranges = array("I", [0])
+        large: dict[int, BitMap] = {}
+        for place, value in enumerate(distinct):
+            found = lists.pop(value)
+            if len(found) >= LARGE_POSTING:
+                bitmap = BitMap(found)
+                bitmap.run_optimize()
+                large[place] = bitmap
+            else:
+                flat.extend(sorted(set(found)) if len(found) > 1 else found)
+            ranges.append(len(flat))
+        return Index(blob, offsets, flat, ranges, large, present)
+
+    @staticmethod
+    def from_parts(parts: IndexParts) -> Index:
+        """Back from ``parts``; arrays stay views into what they were read from."""
+        return Index(
+            parts.blob,
+            memoryview(parts.offsets).cast("I"),
+            memoryview(parts.numbers).cast("I"),
+            memoryview(parts.ranges).cast("I") if len(parts.ranges) else None,
+            {place: BitMap.deserialize(bytes(data)) for place, data in parts.bitmaps},
+            BitMap.deserialize(bytes(parts.present)),
+        )
+
+    def parts(self) -> IndexParts:
+        """The buffers, ready to be written."""
+        return IndexParts(
+            self._blob,
+            bytes(memoryview(self._offsets)),  # type: ignore[arg-type]
+            bytes(memoryview(self._numbers)),  # type: ignore[arg-type]
+            b"" if self._ranges is None else bytes(memoryview(self._ranges)),  # type: ignore[arg-type]
+            [(place, bitmap.serialize()) for place, bitmap in self._large.items()],
+            self.present.serialize(),
+        )
+
+    def fingerprint(self) -> bytes:
+        """Equal for indexes with the same values, entries and presence."""
+        digest = blake2b(digest_size=16)
+        for part in (self._blob, self._offsets, self._numbers, self._ranges or b"", self.present.serialize()):
+            digest.update(part)  # type: ignore[arg-type]
+        for place, bitmap in self._large.items():
+            digest.update(b"%d" % place + bitmap.serialize())
+        return digest.digest()
+
+    def value(self, place: int) -> bytes:
+        """The value number ``place`` in sorted order."""
+        return self._blob[self._offsets[place] : self._offsets[place + 1] - 1]
+
+    def values(self) -> list[bytes]:
+        """All distinct values, sorted."""
+        found = self._blob.split(SEPARATOR)
+        found.pop()
+        return found
+
+    def place(self, value: bytes) -> int:
+        """Number of an exact value, -1 if there is none."""
+        place = self._left(value)
+        return place if place < self.size and self.value(place) == value else -1
+
+    def numbers(self, place: int) -> Sequence[int]:
+        """Entry numbers of a value, ascending."""
+        if self._ranges is None:
+            return self._numbers[place : place + 1]
+        if place in self._large:
+            return self._large[place].to_array()
+        return self._numbers[self._ranges[place] : self._ranges[place + 1]]
+
+    def pairs(self) -> tuple[list[bytes], array[int]]:
+        """All (value, entry number) pairs, as ``build`` takes them."""
+        values: list[bytes] = []
+        numbers = array("I")
+        if self._ranges is None:
+            return self.values(), array("I", self._numbers)
+        for place, value in enumerate(self.values()):
+            found = self.numbers(place)
+            values.extend([value] * len(found))
+            numbers.extend(found)
+        return values, numbers
+
+    # Sets of entries
+
+    def equal(self, value: bytes) -> BitMap:
+        """Entries with this value."""
+        place = self.place(value)
+        return self._at(place) if place >= 0 else BitMap()
+
+    def between(self, low: bytes | None, high: bytes | None) -> BitMap:
+        """Entries with a value from ``low`` up to and including ``high``; None = open end."""
+        start = 0 if low is None else self._left(low)
+        stop = self.size if high is None else self._right(high)
+        return self._range(start, stop)
+
+    def substring(self, initial: bytes | None, middle: Sequence[bytes], final: bytes | None) -> BitMap:
+        """Entries with a value that begins, holds and ends so, parts not overlapping (RFC 4511 §4.5.1.7.2)."""
+        if initial:
+            start = self._left(initial)
+            stop = self._left(initial + SEPARATOR)
+            if not middle and not final:
+                return self._range(start, stop)
+            return self._places(
+                place for place in range(start, stop) if _matches(self.value(place), initial, middle, final)
+            )
+        parts = [part for part in middle if part]
+        if not parts and not final:
+            return self._range(0, self.size)
+        if len(parts) == 1 and not final:
+            return self._places(self._search(parts[0]))
+        if not parts and final:
+            return self._places(self._search(final + SEPARATOR))
+        longest = max([*parts, final + SEPARATOR] if final else parts, key=len)
+        return self._places(place for place in self._search(longest) if _matches(self.value(place), b"", parts, final))
+
+    def _search(self, needle: bytes) -> Iterable[int]:
+        """Numbers of the values that hold ``needle`` (which may end in the separator)."""
+        blob = self._blob
+        find = blob.find
+        offsets = self._offsets
+        found: list[int] = []
+        limit = self.size // MANY_HITS_SHARE + 8
+        position = find(needle)
+        place = 0
+        while position >= 0:
+            place = bisect_right(offsets, position, place) - 1
+            found.append(place)
+            if len(found) > limit:
+                if needle.endswith(SEPARATOR):
+                    ending = needle[:-1]
+                    rest = [n for n, value in enumerate(self.values()) if value.endswith(ending)]
+                else:
+                    rest = [n for n, value in enumerate(self.values()) if needle in value]
+                return rest
+            place += 1
+            position = find(needle, offsets[place])
+        return found
+
+    def _left(self, value: bytes) -> int:
+        blob, offsets = self._blob, self._offsets
+        low, high = 0, self.size
+        while low < high:
+            middle = (low + high) >> 1
+            if blob[offsets[middle] : offsets[middle + 1] - 1] < value:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _right(self, value: bytes) -> int:
+        return bisect_right(range(self.size), value, key=self.value)
+
+    def _at(self, place: int) -> BitMap:
+        if self._ranges is None:
+            return BitMap((self._numbers[place],))
+        if place in self._large:
+            return self._large[place]
+        return BitMap(self._numbers[self._ranges[place] : self._ranges[place + 1]])
+
+    def _range(self, start: int, stop: int) -> BitMap:
+        if start >= stop:
+            return BitMap()
+        if start == 0 and stop == self.size and not self._ranges and len(self._numbers) == len(self.present):
+            return self.present
+        if self._ranges is None:
+            return BitMap(self._numbers[start:stop])
+        found = BitMap(self._numbers[self._ranges[start] : self._ranges[stop]])
+        for place, bitmap in self._large.items():
+            if start <= place < stop:
+                found |= bitmap
+        return found
+
+    def _places(self, places: Iterable[int]) -> BitMap:
+        if self._ranges is None:
+            numbers = self._numbers
+            return BitMap([numbers[place] for place in places])
+        ranges, flat = self._ranges, self._numbers
+        large = self._large
+        collected: list[int] = []
+        found = BitMap()
+        for place in places:
+            if place in large:
+                found |= large[place]
+            else:
+                collected.extend(flat[ranges[place] : ranges[place + 1]])
+        found.update(collected)
+        return found
+
+
+def _matches(value: bytes, initial: bytes, middle: Sequence[bytes], final: bytes | None) -> bool:
+    """RFC 4511 §4.5.1.7.2 on normalised values: parts in this order, none sharing a byte with another."""
+    if not value.startswith(initial):
+        return False
+    position = len(initial)
+    stop = len(value) - len(final or b"")
+    if final and not value.endswith(final):
+        return False
+    for part in middle:
+        position = value.find(part, position, stop)
+        if position < 0:
+            return False
+        position += len(part)
+    return position <= stop
