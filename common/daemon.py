@@ -28,11 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from common import backoff, cache, logs, metrics, settings
+from common.api import CoreApi
 from common.cache import Configuration, ConfigurationCache, OutpostVanished, WrongOutpostType
 from common.errors import CoreError, OutpostError, SettingError, StartError
 from common.health import HealthServer
+from common.link import Link as CoreLink
+from common.login import LoginService
 from common.service import Connections, DaemonContext, Link, Service, ServiceFactory
 from common.settings import Settings
+from common.transport import AiohttpTransport
 from common.version import VERSION, build_hash
 
 DEFAULT_INTERVAL_S = 300.0  # core-contract §7: for an interval of zero or less
@@ -58,17 +62,11 @@ def refresh_interval(seconds: float) -> float:
 
 def connect(settings: Settings) -> Connections:
     """The real connections to the core."""
-    from common.api import CoreApi
-    from common.link import Link as CoreLink
-    from common.login import LoginService
-    from common.transport import AiohttpTransport
-
     api = CoreApi(settings)
     transport = AiohttpTransport(settings)
 
     def link(outpost_pk: str, instance_id: str, **callbacks: Any) -> Link:
-        made: Link = CoreLink(settings, outpost_pk, instance_id, **callbacks)
-        return made
+        return CoreLink(settings, outpost_pk, instance_id, **callbacks)
 
     async def close() -> None:
         await asyncio.gather(api.close(), transport.close(), return_exceptions=True)
@@ -364,6 +362,7 @@ class Daemon:
         self.context.outpost_name = configuration.outpost.name
         self._label(configuration)
         await self.service.apply(configuration)
+        self.context.login.configuration_changed()
         self._in_service = configuration
         if not self._listening:
             for name, host, port in await self.service.listen():
@@ -437,9 +436,8 @@ class Daemon:
             metrics.connection.labels(*self._info_labels[:3]).set(1 if connected else 0)
         if connected:
             metrics.link_reconnects.inc()
-            if absence_s > LONG_ABSENCE_S:
+            if absence_s > LONG_ABSENCE_S:  # the link itself asks for a refresh then
                 self.service.connection_lost_for(absence_s)
-                self.request_refresh()
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -62,7 +62,7 @@ refresh_seconds = Histogram(
 )
 refresh_errors = Counter(
     "outposts_refresh_errors_total",
-    "Refreshes that failed; the last good data stay in service. reason: unavailable, forbidden, not_found, nonsense, …",
+    "Refreshes that failed; the last good data stay in service. reason: unavailable, outpost_vanished, nonsense, and so on.",
     ("reason",),
 )
 provider_skipped = Gauge("outposts_providers_skipped", "Providers left out because their record cannot be used.")
@@ -123,6 +123,24 @@ def name_of(metric: Any) -> str:
     """The name as ``/metrics`` shows it."""
     suffix = "_total" if isinstance(metric, Counter) else ""
     return f"{metric._name}{suffix}"
+
+
+def markdown() -> str:
+    """The page ``docs/metrics.md``, written from the objects above."""
+    lines = [
+        "# Metrics",
+        "",
+        "Written from `common/metrics.py` by `outposts docs`; a test compares them. Every daemon answers `/metrics` on",
+        "`AUTHENTIK_LISTEN__METRICS` and on the unix socket `$TMPDIR/authentik-metrics.sock`. Names that start with",
+        "`authentik_` are those of the core's own outposts. No label holds a user name, an address or a secret.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
+        lines.append(f"| `{name_of(metric)}` | {metric._type} | {labels} | {metric._documentation} |")
+    return "\n".join(lines) + "\n"
 
 
 def text(registry: CollectorRegistry = REGISTRY) -> bytes:

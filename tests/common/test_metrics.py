@@ -1,0 +1,78 @@
+"""Metric names and labels are an interface; these are the established ones."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from common import metrics
+from common.metrics import METRICS, name_of
+
+INFO = ("outpost_name", "outpost_type", "uuid", "version", "build")
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "kind", "labels"),
+    [
+        (metrics.info, "authentik_outpost_info", "gauge", INFO),
+        (metrics.last_update, "authentik_outpost_last_update", "gauge", INFO),
+        (metrics.connection, "authentik_outpost_connection", "gauge", INFO[:3]),
+        (metrics.flow_get, "authentik_outpost_flow_timing_get_seconds", "histogram", ("stage", "flow")),
+        (metrics.flow_post, "authentik_outpost_flow_timing_post_seconds", "histogram", ("stage", "flow")),
+        (
+            metrics.ldap_requests,
+            "authentik_outpost_ldap_request_duration_seconds",
+            "histogram",
+            ("outpost_name", "type", "app"),
+        ),
+        (
+            metrics.ldap_rejected,
+            "authentik_outpost_ldap_requests_rejected_total",
+            "counter",
+            ("outpost_name", "type", "reason", "app"),
+        ),
+    ],
+)
+def test_established_names(metric: Any, name: str, kind: str, labels: tuple[str, ...]) -> None:
+    """Name, type and labels that dashboards of the core's own outposts use."""
+    assert (name_of(metric), metric._type, metric._labelnames) == (name, kind, labels)
+
+
+def test_flow_timing_has_the_default_buckets() -> None:
+    """From 5 ms to 10 s."""
+    assert metrics.flow_get._upper_bounds[:-1] == [
+        0.005,
+        0.01,
+        0.025,
+        0.05,
+        0.075,
+        0.1,
+        0.25,
+        0.5,
+        0.75,
+        1,
+        2.5,
+        5,
+        7.5,
+        10,
+    ]
+
+
+def test_every_metric_is_listed_and_named_by_rule() -> None:
+    """``METRICS`` finds all of them; ours have our prefix and say their unit."""
+    assert len(METRICS) > 20
+    for metric in METRICS:
+        assert re.fullmatch(r"(authentik_outpost|outposts)_[a-z_]+", name_of(metric))
+        assert metric._documentation.endswith(".")
+        assert f"| `{name_of(metric)}` |" in metrics.markdown()
+
+
+def test_text_has_the_prometheus_format() -> None:
+    """Help, type and samples; no "_created" series."""
+    metrics.logins.labels("denied", "access_denied").inc()
+    text = metrics.text().decode()
+    assert "# TYPE outposts_logins_total counter" in text
+    assert 'outposts_logins_total{outcome="denied",reason="access_denied"}' in text
+    assert "_created" not in text
