@@ -1,0 +1,78 @@
+"""``scripts/bench [ldap] [--quick] [--no-docs]``: measure, print one table, and write it to docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+
+from benchmarks import ldap_bench
+from benchmarks.ldap_bench import Row
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+INTRODUCTION = """\
+# Benchmarks
+
+Written by `scripts/bench`. Ours beside a well-known server on the same machine with the same data; the load generator
+runs on that machine too and takes its share, so only the ratios mean something. A ratio above 1 is in our favour.
+No test asserts a time.
+"""
+
+
+def table(rows: list[Row], peer: str) -> str:
+    """The rows as a Markdown table, which is also what the terminal shows."""
+    lines = [["measured", "outposts", peer, "ratio", "latency per request"]]
+    lines += [[row.what, row.ours, row.theirs, f"{row.ratio:.1f}", row.note] for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    drawn = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(drawn)
+
+
+def machine() -> str:
+    """What the numbers were taken on."""
+    model = "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        model = found[1] if found else model
+    return f"{len(os.sched_getaffinity(0))} cores ({model}), CPython {platform.python_version()}"
+
+
+def write_section(name: str, text: str) -> None:
+    """Replace one protocol's section of the page and leave the others."""
+    page = DOCS.read_text() if DOCS.exists() else INTRODUCTION
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    section = f"{begin}\n{text}\n{end}"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    page = pattern.sub(lambda _: section, page) if pattern.search(page) else f"{page}\n{section}\n"
+    DOCS.write_text(page)
+
+
+def main(arguments: list[str]) -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("what", nargs="?", default="ldap", choices=["ldap"])
+    parser.add_argument("--quick", action="store_true", help="fewer users, one short round; docs stay as they are")
+    parser.add_argument("--users", type=int, help="number of users (default 10,000)")
+    chosen = parser.parse_args(arguments)
+    plan = ldap_bench.QUICK if chosen.quick else ldap_bench.Plan()
+    if chosen.users:
+        plan = ldap_bench.Plan(chosen.users, plan.connections, plan.seconds, plan.warm_up_s, plan.rounds)
+    rows, facts = ldap_bench.run(plan, lambda text: print(text, file=sys.stderr, flush=True))
+    facts.insert(0, machine())
+    shown = table(rows, "slapd")
+    print(f"\n{shown}\n\n" + "\n".join(f"- {fact}" for fact in facts))
+    if not chosen.quick and not chosen.users:
+        write_section("ldap", "## LDAP\n\n" + shown + "\n\n" + "\n".join(f"- {fact}" for fact in facts))
+        print(f"\nwritten to {DOCS.relative_to(DOCS.parent.parent)}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
