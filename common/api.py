@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -104,6 +105,8 @@ def client_for(settings: CoreSettings) -> httpx.AsyncClient:
         timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=READ_TIMEOUT_S),
         follow_redirects=False,
         trust_env=False,
+        # The token alone says who we are; a session cookie that the core sets must not come back to it.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
 
 
