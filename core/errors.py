@@ -18,6 +18,7 @@ No message may hold a password, a token, a cookie or a code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 NON_FIELD = "non_field_errors"  # the API's key for errors of the object as a whole
@@ -37,6 +38,17 @@ class ValidationFailed(CorePartError):
     def __init__(self, fields: Mapping[str, list[str]] | str) -> None:
         self.fields: dict[str, list[str]] = {NON_FIELD: [fields]} if isinstance(fields, str) else dict(fields)
         super().__init__("; ".join(f"{name}: {' '.join(texts)}" for name, texts in self.fields.items()))
+
+
+def options_error(error: Exception) -> ValidationFailed:
+    """The text of a typed decoder (``… - at `$.name``` ) as an error of that field."""
+    if isinstance(error, ValidationFailed):
+        if NON_FIELD not in error.fields:
+            return error
+        error = ValueError(" ".join(error.fields[NON_FIELD]))
+    text, _, place = str(error).partition(" - at ")
+    named = re.search(r"\$\.([A-Za-z0-9_]+)", place) or re.search(r"field `([A-Za-z0-9_]+)`", text)
+    return ValidationFailed({named[1]: [text]} if named else text)
 
 
 class BlueprintError(ValidationFailed):

@@ -6,8 +6,10 @@ The database translates the same parsed look-ups to SQL; policies use :func:`mat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 OPERATORS = frozenset(
     {
@@ -78,3 +80,52 @@ def matches(item: object, filters: Mapping[str, Any]) -> bool:
         if not compare(lookup.operator, getattr(found, "pk", found), wanted):
             return False
     return True
+
+
+class Related(Generic[T]):
+    """A read-only list of related objects with the few query methods that policy expressions use."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = list(items)
+
+    def all(self) -> Related[T]:
+        """Everything."""
+        return self
+
+    def filter(self, **filters: Any) -> Related[T]:
+        """Those for which all look-ups hold, e.g. ``filter(name__startswith="x")``."""
+        return Related(item for item in self._items if matches(item, filters))
+
+    def exclude(self, **filters: Any) -> Related[T]:
+        """Those for which not all look-ups hold."""
+        return Related(item for item in self._items if not matches(item, filters))
+
+    def exists(self) -> bool:
+        """Whether there is at least one."""
+        return bool(self._items)
+
+    def count(self) -> int:
+        """How many."""
+        return len(self._items)
+
+    def first(self) -> T | None:
+        """The first one or ``None``."""
+        return self._items[0] if self._items else None
+
+    def values_list(self, name: str, flat: bool = True) -> list[Any]:
+        """One field of each object; ``flat`` is accepted for compatibility and must be true."""
+        if not flat:
+            raise ValueError("values_list needs flat=True")
+        return [getattr(item, name) for item in self._items]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> T:
+        return self._items[index]
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._items

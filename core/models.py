@@ -12,13 +12,10 @@ Times are Unix seconds as ``float``. A flow and a binding use one UUID both as `
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
-from core import lookups
-
-T = TypeVar("T")
+from core.lookups import Related as Related  # part of what a record offers
 
 INTERNAL = "internal"
 EXTERNAL = "external"
@@ -49,55 +46,6 @@ INVALID_RESPONSE_ACTIONS = ("retry", "restart", "restart_with_context")
 OUTPOST_TYPES = ("proxy", "ldap", "radius", "rac")
 
 
-class Related(Generic[T]):
-    """A read-only list of related objects with the few query methods that policy expressions use."""
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self._items = list(items)
-
-    def all(self) -> Related[T]:
-        """Everything."""
-        return self
-
-    def filter(self, **filters: Any) -> Related[T]:
-        """Those for which all look-ups hold, e.g. ``filter(name__startswith="x")``."""
-        return Related(item for item in self._items if lookups.matches(item, filters))
-
-    def exclude(self, **filters: Any) -> Related[T]:
-        """Those for which not all look-ups hold."""
-        return Related(item for item in self._items if not lookups.matches(item, filters))
-
-    def exists(self) -> bool:
-        """Whether there is at least one."""
-        return bool(self._items)
-
-    def count(self) -> int:
-        """How many."""
-        return len(self._items)
-
-    def first(self) -> T | None:
-        """The first one or ``None``."""
-        return self._items[0] if self._items else None
-
-    def values_list(self, name: str, flat: bool = True) -> list[Any]:
-        """One field of each object; ``flat`` is accepted for compatibility and must be true."""
-        if not flat:
-            raise ValueError("values_list needs flat=True")
-        return [getattr(item, name) for item in self._items]
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> T:
-        return self._items[index]
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._items
-
-
 class Directory(Protocol):
     """What a :class:`User` asks of the database that it came from."""
 
@@ -110,6 +58,7 @@ class Directory(Protocol):
 class Model:
     """Base of all records: equal when class and stored ``pk`` are equal, like rows of a database."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     pk: Any
 
     def __eq__(self, other: object) -> bool:

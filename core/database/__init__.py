@@ -7,10 +7,10 @@ migrations. Use :class:`Database`.
 """
 
 from core.database.directory import merge, new_token_key
-from core.database.objects import MODEL_NAMES, Database, model_name, record_key
+from core.database.objects import MODEL_NAMES, OUTPOST_CONFIG, Database, model_name, record_key
 from core.database.store import CREATED, DELETED, FILE_NAME, UPDATED, Change
 
 __all__ = [
-    "CREATED", "DELETED", "FILE_NAME", "MODEL_NAMES", "UPDATED", "Change", "Database", "merge", "model_name",
-    "new_token_key", "record_key",
+    "CREATED", "DELETED", "FILE_NAME", "MODEL_NAMES", "OUTPOST_CONFIG", "UPDATED", "Change", "Database", "merge",
+    "model_name", "new_token_key", "record_key",
 ]  # fmt: skip

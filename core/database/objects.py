@@ -198,22 +198,30 @@ class Database(DirectoryStore):
         self._outpost_rights(outpost, self.managed_role(user))
 
     def _outpost_rights(self, outpost: Outpost, role: Role) -> None:
-        self.sql("DELETE FROM permission WHERE role = ?", (role.pk,))
-        self.grant(role, "authentik_outposts.view_outpost", record_key(outpost))
-        self.grant(role, "authentik_events.add_event")
+        wanted: set[tuple[str, str | None, str | None]] = {
+            ("authentik_outposts.view_outpost", *record_key(outpost)),
+            ("authentik_events.add_event", None, None),
+        }
         for provider in self.find(Provider, pk__in=outpost.providers):
             app_label, _, name = provider.type.partition(".")
-            self.grant(role, f"{app_label}.view_{name}", record_key(provider))
+            wanted.add((f"{app_label}.view_{name}", *record_key(provider)))
             certificate = provider.options.get("certificate")
             if certificate:
                 for verb in ("view_certificatekeypair", "view_certificatekeypair_certificate",
                              "view_certificatekeypair_key"):  # fmt: skip
-                    self.grant(role, f"authentik_crypto.{verb}", (MODEL_NAMES[KeyPair], str(certificate)))
+                    wanted.add((f"authentik_crypto.{verb}", MODEL_NAMES[KeyPair], str(certificate)))
         if outpost.type == "ldap":
-            self.grant(role, "authentik_core.view_user")
-            self.grant(role, "authentik_core.view_group")
+            wanted |= {("authentik_core.view_user", None, None), ("authentik_core.view_group", None, None)}
         if outpost.type == "radius":
-            self.grant(role, "authentik_stages_mtls.pass_outpost_certificate")
+            wanted.add(("authentik_stages_mtls.pass_outpost_certificate", None, None))
+        for held in self.find(Permission, role=role.pk):
+            key = (held.permission, held.model, held.object_pk)
+            if key in wanted:
+                wanted.remove(key)
+            else:
+                self.delete(held)
+        for permission, model, object_pk in sorted(wanted, key=str):
+            self.save(Permission(role=role.pk, permission=permission, model=model, object_pk=object_pk))
 
     # --- brands -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from core import models
-from core.errors import ValidationFailed
+from core.errors import options_error
 
 if TYPE_CHECKING:
     from core.database import Database
@@ -86,7 +86,7 @@ class PolicyType:
         try:
             return msgspec.convert(options, cls.Options)
         except msgspec.ValidationError as error:
-            raise ValidationFailed(str(error)) from None
+            raise options_error(error) from None
 
     def passes(self, request: PolicyRequest) -> PolicyResult:
         """Judge a request.
