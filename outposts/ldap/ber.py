@@ -175,7 +175,7 @@ def encode_integer(value: int, tag: int = INTEGER) -> bytes:
     """INTEGER (or ENUMERATED), two's complement in as few octets as hold it."""
     if 0 <= value < 0x80:
         return bytes((tag, 1, value))
-    return tlv(tag, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    return tlv(tag, value.to_bytes((value if value >= 0 else ~value).bit_length() // 8 + 1, "big", signed=True))
 
 
 def encode_enumerated(value: int) -> bytes:

@@ -143,7 +143,7 @@ class DN:
         self.rdns = rdns
         self.key = "\x00".join(
             rdn[0].key if len(rdn) == 1 else "\x01".join(sorted(ava.key for ava in rdn)) for rdn in rdns
-        ).encode("utf-8", "surrogatepass")
+        ).encode()
         self._text: str | None = None
 
     @staticmethod
@@ -207,15 +207,15 @@ def normalise_type(name: str) -> str:
 
 
 def _parse(text: str | bytes) -> DN:
-    if isinstance(text, bytes):
-        if len(text) > MAX_LENGTH:
-            raise DNError("name too long")
-        try:
-            text = text.decode()
-        except UnicodeDecodeError:
-            raise DNError("name is not UTF-8") from None
-    elif len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH:
         raise DNError("name too long")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        elif len(text.encode()) > MAX_LENGTH:
+            raise DNError("name too long")
+    except UnicodeError:
+        raise DNError("name is not Unicode text") from None
     if not text:
         return DN()
     rdns: list[RDN] = []
@@ -274,7 +274,7 @@ def _parse_value(text: str, position: int) -> tuple[str, bytes | None, int]:
         elif character in '"\x00':
             raise DNError("character that needs an escape")
         else:
-            piece = _utf8(character)
+            piece = character.encode()
             position += 1
             length += len(piece)
             if character != " ":
@@ -293,7 +293,7 @@ def _parse_quoted(text: str, position: int) -> tuple[str, int]:
         if character == "\\":
             piece, position = _parse_escape(text, position)
         else:
-            piece = _utf8(character)
+            piece = character.encode()
             position += 1
         pieces.append(piece)
     raise DNError("quote without end")
@@ -341,13 +341,6 @@ def _to_separator(text: str, position: int) -> int:
     if position < len(text) and text[position] not in ",;+":
         raise DNError("text behind a value")
     return position
-
-
-def _utf8(character: str) -> bytes:
-    try:
-        return character.encode()
-    except UnicodeEncodeError:
-        raise DNError("character outside Unicode text") from None
 
 
 def _text(octets: bytes) -> str:

@@ -93,7 +93,7 @@ def _item_text(
 
 
 def parse_text(text: str, max_nesting: int = MAX_NESTING) -> Filter:
-    """Read a filter in RFC 4515 form; outer parentheses may be missing. Raises :class:`FilterError` and nothing else."""
+    """Read a filter in RFC 4515 form, outer parentheses optional. Raises :class:`FilterError` and nothing else."""
     stripped = text.strip(" ")
     if not stripped.startswith("("):
         return _parse_item(stripped, 0)
