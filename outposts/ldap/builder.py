@@ -256,7 +256,7 @@ class SnapshotBuilder:
         if isinstance(item, record):
             return digest, item
         try:
-            return digest, _DECODERS[kind].decode(raw)
+            return digest, msgspec.json.decode(raw, type=record)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self._fail(f"{kind.name.lower()} that does not decode: {type(error).__name__}")
             return None
@@ -425,9 +425,6 @@ class _Slots:
     def digest(self, slot: int) -> bytes:
         """Digest of what was in the slot before; empty for a new one."""
         return self._digests[slot * DIGEST_SIZE : (slot + 1) * DIGEST_SIZE]
-
-
-_DECODERS = {Kind.USER: msgspec.json.Decoder(User), Kind.GROUP: msgspec.json.Decoder(Group)}
 
 
 def _reach(start: str, edges: dict[str, set[str]]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyroaring import BitMap
 
@@ -21,7 +21,7 @@ from outposts.ldap.dn import DN, fold
 from outposts.ldap.encoded import EntryStore, attribute
 from outposts.ldap.entries import EntryOptions, Kind
 from outposts.ldap.index import Index
-from outposts.ldap.schema import OBJECT_CLASSES, STRUCTURAL, Schema
+from outposts.ldap.schema import OBJECT_CLASSES, STRUCTURAL, SYNTAXES, Schema, Syntax
 
 if TYPE_CHECKING:
     import msgspec
@@ -60,6 +60,15 @@ class Origin:
     context_matters: bool = True
 
 
+class Resolved(NamedTuple):
+    """An attribute as filters see it. No ``values``: no entry has it, or it is computed."""
+
+    canonical: str
+    letter: str
+    syntax: Syntax
+    values: Index | None
+
+
 @dataclass(eq=False)
 class Snapshot:
     """One provider's directory. Never changed after it was built; views for viewers are made on demand and kept."""
@@ -80,6 +89,9 @@ class Snapshot:
         self.containers = {DN.parse(dn).key: kind for kind, dn in self.options.containers.items()}
         self.fixed = {DN.parse(store_dn).key: slot for slot, store_dn in enumerate(self._fixed_dns())}
         self.classes = self._classes()
+        self.resolved: dict[str, Resolved | None] = {}
+        self.compiled: dict[tuple[tuple[bytes, ...], bool], object] = {}  # search.py's plans by attribute list
+        self._scopes: dict[tuple[bytes, int], BitMap] = {}
         self._views: OrderedDict[int, Snapshot] = OrderedDict()
         # canonical names of each layout, per kind; attribute plans of requests are made from these
         self.layouts = {
@@ -121,6 +133,16 @@ class Snapshot:
         return len(self.all)
 
     # Looking things up
+
+    def resolve(self, attribute: str) -> Resolved | None:
+        """What a filter needs to know about an attribute description (lower case); None if it is unknown."""
+        kind = self.schema.types.get(attribute)
+        if kind is None:
+            return None
+        canonical = kind.names[0].lower()
+        made = Resolved(canonical, kind.syntax, SYNTAXES[kind.syntax], self.indexes.get(canonical))
+        self.resolved[attribute] = made  # as many as the schema has names
+        return made
 
     def number_of(self, name: DN) -> int:
         """Entry number of a DN, -1 if there is no such entry."""
@@ -199,9 +221,18 @@ class Snapshot:
 
         Scope 3 (subordinates) is a subtree without its base.
         """
+        known = self._scopes.get((name.key, scope))
+        if known is not None:
+            return known
         number = self.number_of(name)
         if number < 0:
             return None
+        found = self._below(number, scope)
+        if number >> KIND_SHIFT == Kind.FIXED:
+            self._scopes[name.key, scope] = found  # four names, four scopes
+        return found
+
+    def _below(self, number: int, scope: int) -> BitMap:
         if scope == 0:
             return BitMap((number,))
         if number >> KIND_SHIFT != Kind.FIXED:

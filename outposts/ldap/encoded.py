@@ -126,7 +126,7 @@ class EntryStore:
                 if not extra
                 else [end - begin + extra for begin, end in zip(begins, ends, strict=True)]
             )
-            slices = map(data.__getitem__, map(slice, begins, ends))
+            slices: Iterator[Buffer] = map(_getter(data), map(slice, begins, ends))
             yield b"".join(
                 chain.from_iterable(zip(map(prefixes.__getitem__, sizes), slices, repeat(suffix, count), strict=True))
             )
@@ -175,6 +175,10 @@ class EntryStore:
 
 
 SEQUENCE_HEADERS: tuple[bytes, ...] = tuple(bytes((SEQUENCE,)) + length_of(size) for size in range(4096))
+
+
+def _getter(data: Buffer) -> Callable[[slice], Buffer]:
+    return data.__getitem__  # type: ignore[return-value]
 
 
 class StoreWriter:

@@ -31,7 +31,8 @@ HASHED_GID_BITS = 30
 # Everything else may be replaced (homeDirectory, uidNumber, mail, …), which administrators rely on.
 PROTECTED = frozenset(
     {
-        "objectclass", "cn", "commonname", "member", "memberof", "uniquemember", "ak-superuser", "ak-active",
+        "objectclass", "cn", "commonname", "samaccountname", "member", "memberof", "uniquemember",
+        "ak-superuser", "ak-active",
         "createtimestamp", "modifytimestamp", "pwdchangedtime", "creatorsname", "modifiersname",
         "entryuuid", "entrydn", "structuralobjectclass", "hassubordinates", "numsubordinates", "subschemasubentry",
     }
@@ -94,6 +95,9 @@ class EntryOptions:
     def dn(self, kind: Kind, name: str) -> str:
         """The DN of the user, group or virtual group ``name``."""
         return f"{self.naming[kind]}={escape_value(name)},{self.containers[kind]}"
+
+
+Attributes = list[tuple[str, tuple[str, ...]]]
 
 
 class Entry(NamedTuple):
@@ -184,7 +188,7 @@ def container_entries(options: EntryOptions) -> list[Entry]:
     """The three containers below the base."""
     found = []
     for dn, name in ((dn, dn.split(",", 1)[0].removeprefix("ou=")) for dn in options.containers.values()):
-        attributes = [("distinguishedName", (dn,)), ("commonName", (name,))]
+        attributes: Attributes = [("distinguishedName", (dn,)), ("commonName", (name,))]
         found.append(Entry(Kind.FIXED, dn, name, attributes, entry_uuid(None, dn)))
     return found
 
@@ -314,7 +318,7 @@ def _merge(
     built_in: Sequence[tuple[str, str]], custom: dict[str, tuple[str, tuple[str, ...]]]
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Built-in attributes that are not replaced, then the custom ones, all with at least one value."""
-    merged = [(name, (value,)) for name, value in built_in if value and name.lower() not in custom]
+    merged: Attributes = [(name, (value,)) for name, value in built_in if value and name.lower() not in custom]
     merged.extend((name, values) for name, values in custom.values() if values)
     return merged
 

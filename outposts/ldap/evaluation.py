@@ -8,6 +8,7 @@ entry; a known attribute that an entry does not have is false.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pyroaring import BitMap
 
@@ -97,23 +98,22 @@ def _known(snapshot: Snapshot, attribute: str) -> str | None:
 
 
 def _equality(snapshot: Snapshot, node: Equality | Approx) -> Answer:
-    attribute, value = node.attribute, node.value
-    kind = snapshot.schema.types.get(attribute)
-    if kind is None:
+    attribute = node.attribute
+    found = snapshot.resolved.get(attribute) or snapshot.resolve(attribute)
+    if found is None:
         if ";" in attribute and _known(snapshot, attribute.partition(";")[0]) is not None:
             return _NOTHING, None  # no value here has an option
         return _NOTHING, snapshot.all
-    canonical = kind.names[0].lower()
-    if canonical == "objectclass":
-        name = value.decode("utf-8", "replace").strip().lower()
+    canonical, letter, syntax, index = found
+    if letter == "O" and canonical == "objectclass":
+        name = node.value.decode("utf-8", "replace").strip().lower()
         return snapshot.classes.get(CLASS_NAMES.get(name, name), _NOTHING), None
-    normalised = SYNTAXES[kind.syntax].normalise(value)
-    if normalised is None or (kind.syntax == "D" and b"=" not in normalised):
+    normalised = syntax.normalise(node.value)
+    if normalised is None or (letter == "D" and not normalised):
         return _NOTHING, snapshot.all
-    if canonical in OPERATIONAL:
-        return _operational(snapshot, canonical, normalised), None
-    index = snapshot.indexes.get(canonical)
-    return (_NOTHING if index is None else index.equal(normalised)), None
+    if index is not None:
+        return index.equal(normalised), None
+    return (_operational(snapshot, canonical, normalised) if canonical in OPERATIONAL else _NOTHING), None
 
 
 def _operational(snapshot: Snapshot, name: str, value: bytes) -> BitMap:
@@ -201,7 +201,7 @@ def _substrings(snapshot: Snapshot, node: Substrings) -> Answer:
 
 
 def _part(syntax: Syntax, part: bytes | None, ends: tuple[bool, bool]) -> bytes | None:
-    """Prepare one part of a substring assertion. ``ends``: whether a space at its start and at its end is inside the value.
+    """Prepare one part of a substring assertion. ``ends``: may a space at its start, at its end be inside the value?
 
     RFC 4518 §2.6.1 squeezes spaces; a space where the part meets the rest of the value counts as one.
     """
@@ -330,7 +330,7 @@ def _chain(snapshot: Snapshot, index: Index, key: bytes) -> BitMap:
 
 
 def _in_names(snapshot: Snapshot, node: Extensible) -> BitMap:
-    """``:dn:``: entries whose DN holds a pair of this type and value; equality by caseIgnore as all names here compare."""
+    """``:dn:``: entries whose DN holds a pair of this type and value, compared as all names here are."""
     try:
         wanted = fold(node.value.decode())
     except UnicodeError:
@@ -380,7 +380,7 @@ _RULES: dict[str, tuple[str, str]] = _named(
     (MatchingRule.IN_CHAIN, ("chain", "D")),
 )
 
-_EVALUATORS: dict[type, Callable[[Snapshot, object], Answer]] = {
+_EVALUATORS: dict[type, Callable[[Snapshot, Any], Answer]] = {
     And: _and,
     Or: _or,
     Not: _not,
@@ -391,4 +391,4 @@ _EVALUATORS: dict[type, Callable[[Snapshot, object], Answer]] = {
     GreaterOrEqual: _greater,
     LessOrEqual: _less,
     Extensible: _extensible,
-}  # type: ignore[dict-item]
+}

@@ -1,15 +1,15 @@
 """Attribute → value → set of entry numbers, in flat buffers: no Python object per value at rest.
 
-The distinct normalised values of one attribute stand sorted in one byte string, each followed by 0xff, which no
-normalised value holds (they are UTF-8 or 7-bit). So equality, ordering and prefixes are bisections, and a substring
-search is ``bytes.find`` over the whole string. A value's entries are a range of one uint32 array, or a bitmap from
+The distinct normalised values of one attribute stand sorted in one byte string, 0xff before, between and behind them,
+which no normalised value holds (they are UTF-8 or 7-bit). So equality, ordering and prefixes are bisections, and a
+substring search is ``bytes.find`` over the whole string. A value's entries are a range of one uint32 array, or a bitmap from
 ``LARGE_POSTING`` entries on.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -21,6 +21,9 @@ SEPARATOR = b"\xff"
 LARGE_POSTING = 64
 # A substring search that hits this share of the values (1/n) is finished value by value instead of hit by hit.
 MANY_HITS_SHARE = 16
+
+# Values between two that are kept as objects: a look-up bisects those and then searches 64 values as one byte string.
+SAMPLE_STEP = 64
 
 Numbers = Sequence[int]  # array("I") or a memoryview cast to "I"
 
@@ -56,17 +59,17 @@ class IndexParts(NamedTuple):
     """The buffers of an index as they are written to a state file."""
 
     blob: bytes
-    offsets: bytes  # uint32, one more than values
-    numbers: bytes  # uint32
-    ranges: bytes  # uint32, one more than values; empty when every value has exactly one entry
-    bitmaps: list[tuple[int, bytes]]  # value number → serialised bitmap
-    present: bytes  # serialised bitmap
+    offsets: bytes | memoryview  # uint32, one more than values
+    numbers: bytes | memoryview  # uint32
+    ranges: bytes | memoryview  # uint32, one more than values; empty when every value has exactly one entry
+    bitmaps: list[tuple[int, bytes | memoryview]]  # value number → serialised bitmap
+    present: bytes | memoryview  # serialised bitmap
 
 
 class Index:
     """The values of one attribute. Immutable; so are the sets it returns: some are its own."""
 
-    __slots__ = ("_blob", "_large", "_numbers", "_offsets", "_ranges", "present", "size")
+    __slots__ = ("_blob", "_large", "_numbers", "_offsets", "_ranges", "_samples", "present", "size")
 
     def __init__(
         self, blob: bytes, offsets: Numbers, numbers: Numbers, ranges: Numbers | None, large: dict[int, BitMap],
@@ -77,6 +80,7 @@ class Index:
         self._numbers = numbers
         self._ranges = ranges
         self._large = large
+        self._samples: list[bytes] | None = None
         self.present = present  # entries with any value, also one that could not be normalised
         self.size = len(offsets) - 1
 
@@ -85,13 +89,13 @@ class Index:
         """From pairs in any order. ``present`` may hold more entries than the pairs do."""
         groups: dict[bytes, int] = dict.fromkeys(values, 0)
         distinct = sorted(groups)
-        offsets = array("I", [0])
-        position = 0
+        offsets = array("I", [1])
+        position = 1
         append = offsets.append
         for value in distinct:
             position += len(value) + 1
             append(position)
-        blob = SEPARATOR.join(distinct) + SEPARATOR if distinct else b""
+        blob = SEPARATOR + SEPARATOR.join(distinct) + SEPARATOR if distinct else SEPARATOR
         if len(distinct) == len(values):
             of = dict(zip(values, numbers, strict=True))
             return Index(blob, offsets, array("I", map(of.__getitem__, distinct)), None, {}, present)
@@ -153,14 +157,21 @@ class Index:
 
     def values(self) -> list[bytes]:
         """All distinct values, sorted."""
-        found = self._blob.split(SEPARATOR)
-        found.pop()
-        return found
+        return self._blob[1:-1].split(SEPARATOR) if self.size else []
 
     def place(self, value: bytes) -> int:
         """Number of an exact value, -1 if there is none."""
-        place = self._left(value)
-        return place if place < self.size and self.value(place) == value else -1
+        samples = self._samples
+        if samples is None:
+            samples = self._sample()
+        block = bisect_right(samples, value) - 1
+        if block < 0:
+            return -1
+        low = block * SAMPLE_STEP
+        high = min(low + SAMPLE_STEP, self.size)
+        offsets = self._offsets
+        at = self._blob.find(SEPARATOR + value + SEPARATOR, offsets[low] - 1, offsets[high])
+        return -1 if at < 0 else bisect_left(offsets, at + 1, low, high)
 
     def numbers(self, place: int) -> Sequence[int]:
         """Entry numbers of a value, ascending."""
@@ -238,19 +249,22 @@ class Index:
             position = find(needle, offsets[place])
         return found
 
+    def _sample(self) -> list[bytes]:
+        """Every ``SAMPLE_STEP``-th value: made at the first look-up, so that loading stays quick."""
+        self._samples = [self.value(place) for place in range(0, self.size, SAMPLE_STEP)]
+        return self._samples
+
     def _left(self, value: bytes) -> int:
-        blob, offsets = self._blob, self._offsets
-        low, high = 0, self.size
-        while low < high:
-            middle = (low + high) >> 1
-            if blob[offsets[middle] : offsets[middle + 1] - 1] < value:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        """Number of the first value at or behind ``value``."""
+        samples = self._samples if self._samples is not None else self._sample()
+        low = max(0, bisect_left(samples, value) - 1) * SAMPLE_STEP
+        places = range(low, min(low + SAMPLE_STEP + 1, self.size))
+        return low + bisect_left(places, value, key=self.value)
 
     def _right(self, value: bytes) -> int:
-        return bisect_right(range(self.size), value, key=self.value)
+        """Number of the first value behind ``value``."""
+        place = self._left(value)
+        return place + 1 if place < self.size and self.value(place) == value else place
 
     def _at(self, place: int) -> BitMap:
         if self._ranges is None:
@@ -274,18 +288,17 @@ class Index:
 
     def _places(self, places: Iterable[int]) -> BitMap:
         if self._ranges is None:
-            numbers = self._numbers
-            return BitMap([numbers[place] for place in places])
+            return BitMap(array("I", map(self._numbers.__getitem__, places)))
         ranges, flat = self._ranges, self._numbers
         large = self._large
-        collected: list[int] = []
+        collected = array("I")
         found = BitMap()
         for place in places:
             if place in large:
                 found |= large[place]
             else:
                 collected.extend(flat[ranges[place] : ranges[place + 1]])
-        found.update(collected)
+        found |= BitMap(collected)
         return found
 
 

@@ -143,7 +143,9 @@ def _uuid(value: bytes) -> bytes | None:
 
 
 SYNTAXES: dict[str, Syntax] = {
-    "S": Syntax("15", "Directory String", "caseIgnoreMatch", "caseIgnoreOrderingMatch", "caseIgnoreSubstringsMatch", _text),
+    "S": Syntax(
+        "15", "Directory String", "caseIgnoreMatch", "caseIgnoreOrderingMatch", "caseIgnoreSubstringsMatch", _text
+    ),
     "A": Syntax("26", "IA5 String", "caseIgnoreIA5Match", None, "caseIgnoreIA5SubstringsMatch", _text),
     "T": Syntax("50", "Telephone Number", "telephoneNumberMatch", None, "telephoneNumberSubstringsMatch", _telephone),
     "D": Syntax("12", "DN", "distinguishedNameMatch", None, None, _dn),

@@ -10,11 +10,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from pyroaring import BitMap
 
-from outposts.ldap.ber import encode_octets, tlv
+from outposts.ldap.ber import encode_integer, encode_octets, length_of, tlv
 from outposts.ldap.directory import KIND_SHIFT, OPERATIONAL, SLOT_MASK, Snapshot
 from outposts.ldap.dn import DN, DNError
 from outposts.ldap.encoded import Plan, Prefixes, attribute
@@ -32,6 +32,9 @@ SELECTIONS_KEPT = 1024
 PLANS_KEPT = 64  # per snapshot; a plan holds a few hundred bytes per layout
 # Entries between two looks at the clock: a few milliseconds at most.
 ENTRIES_PER_TIME_CHECK = 2048
+# Up to here entries are encoded at once instead of chunk by chunk.
+FEW_ENTRIES = 16
+MAX_REMEMBERED_LIST = 2048  # bytes of an attribute list; longer ones are taken apart each time
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class SearchAnswer:
     matched: bytes = b""
     diagnostic: str = ""
     late: list[int] | None = None
+    cause: Exception | None = None  # for the log, never for the peer
 
     @property
     def final_code(self) -> int:
@@ -159,15 +163,17 @@ def _answer(
 ) -> SearchAnswer:
     count = len(found)
     code = ResultCode.SUCCESS
-    numbers: Sequence[int] = found.to_array() if count else ()
     limit = request.size_limit
     if limit and count > limit and (not size_limit or limit <= size_limit):
         code, count = ResultCode.SIZE_LIMIT_EXCEEDED, limit
     elif size_limit and count > size_limit:
         code, count = ResultCode.ADMIN_LIMIT_EXCEEDED, size_limit
-    numbers = numbers[:count]
     if not count:
         return SearchAnswer(code, iter(()), 0)
+    if count <= FEW_ENTRIES:
+        few = list(found) if len(found) == count else found.to_array()[:count]
+        return SearchAnswer(code, iter((_encode_few(snapshot, request, few),)), count)
+    numbers: Sequence[int] = found.to_array()[:count]
     late: list[int] | None = None if out_of_time is None else []
     return SearchAnswer(code, encode_entries(snapshot, request, numbers, out_of_time, late), count, late=late)
 
@@ -180,7 +186,7 @@ def encode_entries(
     late: list[int] | None = None,
 ) -> Iterator[bytes]:
     """Chunks of SearchResultEntry messages of these entries (ascending numbers)."""
-    chosen = selection(request.attributes)
+    compiled = _compile(snapshot, request.attributes, request.types_only)
     prefixes = Prefixes(request.message_id)
     begin = 0
     total = len(numbers)
@@ -188,7 +194,7 @@ def encode_entries(
         kind = Kind(numbers[begin] >> KIND_SHIFT)
         end = total if numbers[-1] >> KIND_SHIFT == kind else bisect_left(numbers, (kind + 1) << KIND_SHIFT, begin)
         store = snapshot.stores[kind]
-        slots = [number & SLOT_MASK for number in numbers[begin:end]] if kind else list(numbers[begin:end])
+        slots = [number & SLOT_MASK for number in numbers[begin:end]]
         begin = end
         step = len(slots) if out_of_time is None else ENTRIES_PER_TIME_CHECK
         for at in range(0, len(slots), step):
@@ -197,29 +203,76 @@ def encode_entries(
                     late.append(ResultCode.TIME_LIMIT_EXCEEDED)
                 return
             part = slots[at : at + step]
-            if chosen.everything and not request.types_only:
+            if compiled.everything:
                 yield from store.whole(part, prefixes)
             else:
-                yield from store.selected(part, prefixes, _planner(snapshot, kind, chosen, request.types_only))
+                yield from store.selected(part, prefixes, partial(compiled.plan, kind))
 
 
-def _planner(snapshot: Snapshot, kind: Kind, chosen: Selection, types_only: bool) -> Callable[[int], Plan]:
-    """layout number → plan, remembered on the snapshot."""
-    plans: dict[tuple[Kind, Selection, bool], dict[int, Plan]] = snapshot.__dict__.setdefault("_plans", {})
-    key = (kind, chosen, types_only)
-    known = plans.get(key)
-    if known is None:
-        if len(plans) >= PLANS_KEPT:
-            plans.clear()
-        known = plans[key] = {}
+def _encode_few(snapshot: Snapshot, request: SearchRequest, numbers: Sequence[int]) -> bytes:
+    """The same for a handful of entries, without the machinery that only pays for many."""
+    compiled = _compile(snapshot, request.attributes, request.types_only)
+    identifier = encode_integer(request.message_id)
+    pieces: list[bytes | memoryview] = []
+    stores = snapshot.stores
+    for number in numbers:
+        slot = number & SLOT_MASK
+        kind = number >> KIND_SHIFT
+        store = stores[kind]  # type: ignore[index]
+        start = store.starts[slot]
+        if compiled.everything:
+            body = store.data[start : store.starts[slot + 1]]
+            size = len(body) + len(store.suffix)
+            parts = [body, store.suffix]
+        else:
+            plan = compiled.plan(kind, store.layout_numbers[slot])
+            cuts = store.cuts
+            cut = store.cut_starts[slot]
+            parts = [store.data[start + cuts[cut + low] : start + cuts[cut + high]] for low, high in plan.runs]
+            for make in plan.computed:
+                parts.append(make(slot))
+            parts.append(plan.constant)
+            content = sum(map(len, parts))
+            opening = b"0" + length_of(content)
+            parts[:0] = (store.data[start : start + cuts[cut]], opening)
+            size = cuts[cut] + len(opening) + content
+        operation = b"d" + length_of(size)
+        pieces.append(b"0" + length_of(len(identifier) + len(operation) + size) + identifier + operation)
+        pieces += parts
+    return b"".join(pieces)
 
-    def plan(layout: int) -> Plan:
-        made = known.get(layout)
-        if made is None:
-            made = known[layout] = _plan(snapshot, kind, layout, chosen, types_only)
-        return made
 
-    return plan
+class Compiled:
+    """An attribute list on one snapshot: what is chosen, and the plan of each layout as far as it was needed."""
+
+    __slots__ = ("_plans", "_snapshot", "_types_only", "chosen", "everything")
+
+    def __init__(self, snapshot: Snapshot, chosen: Selection, types_only: bool) -> None:
+        self._snapshot = snapshot
+        self._types_only = types_only
+        self._plans: dict[int, Plan] = {}
+        self.chosen = chosen
+        self.everything = chosen.everything and not types_only
+
+    def plan(self, kind: int, layout: int) -> Plan:
+        """The plan for entries of this kind and layout."""
+        key = layout << 2 | kind
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = _plan(self._snapshot, Kind(kind), layout, self.chosen, self._types_only)
+        return plan
+
+
+def _compile(snapshot: Snapshot, attributes: tuple[bytes, ...], types_only: bool) -> Compiled:
+    """From the snapshot's memory, or new."""
+    compiled = snapshot.compiled.get((attributes, types_only))
+    if not isinstance(compiled, Compiled):
+        compiled = Compiled(snapshot, selection(attributes), types_only)
+        if len(snapshot.compiled) >= PLANS_KEPT:
+            snapshot.compiled.clear()
+        if sum(map(len, attributes)) <= MAX_REMEMBERED_LIST:
+            snapshot.compiled[attributes, types_only] = compiled
+    return compiled
 
 
 def wanted_names(schema: Schema, chosen: Selection) -> set[str]:
@@ -252,10 +305,16 @@ def _plan(snapshot: Snapshot, kind: Kind, layout: int, chosen: Selection, types_
         else:
             runs.append((place + 1, place + 2))
 
+    constant = store.suffix if class_too else b""
+    if kind != Kind.FIXED:
+        same = [name for name in operational if name not in ("entryuuid", "entrydn")]
+        constant += b"".join(snapshot.operational(kind, 0, name) for name in same)
+        operational = [name for name in operational if name not in same]
+
     def maker(name: str) -> Callable[[int], bytes]:
         return lambda slot: snapshot.operational(kind, slot, name)
 
-    return Plan(tuple(runs), store.suffix if class_too else b"", tuple(maker(name) for name in operational))
+    return Plan(tuple(runs), constant, tuple(maker(name) for name in operational))
 
 
 def _type_only(name: str) -> bytes:
