@@ -1,0 +1,24 @@
+"""One suite for all tests with real peers that do not break it; every one of them is marked ``peer``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.peers.suite import Suite, running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever is in this folder talks to a real peer."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.peer)
+
+
+@pytest.fixture(scope="session")
+def suite() -> Iterator[Suite]:
+    """Core and LDAP daemon with the demo's people."""
+    with running() as started:
+        yield started
