@@ -95,7 +95,7 @@ class Link:
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
         self._lost_at: float | None = None  # None before the first connection and while connected
         self._last_problem = ""
         self.connected = False
@@ -106,8 +106,10 @@ class Link:
         attempt = 0
         ever_up = False
         try:
-            while not self._closing:
-                await asyncio.sleep(self._timing.delay(attempt, self._clock() - outage_began))
+            while not self._closing.is_set():
+                await self._pause(self._timing.delay(attempt, self._clock() - outage_began))
+                if self._closing.is_set():
+                    break
                 lasted_s = await self._once(attempt + 1 if ever_up else attempt)
                 ever_up = ever_up or lasted_s is not None
                 if lasted_s is not None and lasted_s >= self._timing.stable_s:
@@ -120,8 +122,16 @@ class Link:
 
     async def close(self) -> None:
         """Say goodbye (code 1000); ``run`` returns."""
-        self._closing = True
+        self._closing.set()
         await self._disconnect()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not after ``close``. Even a pause of nothing lets others run."""
+        await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        except TimeoutError:
+            pass
 
     async def _disconnect(self) -> None:
         web_socket, self._socket = self._socket, None
@@ -226,7 +236,7 @@ class Link:
     def _down(self) -> None:
         self._lost_at = self._clock()
         self.connected = False
-        if not self._closing:
+        if not self._closing.is_set():
             log.info("websocket lost")
         self._call("connection", self._on_connection, False, 0.0)
 
