@@ -62,7 +62,7 @@ refresh_seconds = Histogram(
 )
 refresh_errors = Counter(
     "outposts_refresh_errors_total",
-    "Refreshes that failed; the last good data stay in service. reason: unavailable, outpost_vanished, nonsense, and so on.",
+    "Refreshes that failed; the last good data stay in service. reason: unavailable, outpost_vanished and so on.",
     ("reason",),
 )
 provider_skipped = Gauge("outposts_providers_skipped", "Providers left out because their record cannot be used.")
