@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import slapd
+from benchmarks import ldap_data, slapd
 from tests import daemons, factories
 from tests.fakes import StubCore
 from tests.ldap_client import (
@@ -37,8 +37,7 @@ BASE = factories.BASE_DN.lower()
 PEOPLE = f"ou=users,{BASE}"
 MESSAGE_ID = 2  # of every timed request; 1 is the bind before it
 PASSWORD = "bench-pw"
-GROUPS = 100
-GROUPS_PER_USER = 5
+KNOWN = ldap_data.username(42)
 BINDERS = 64  # users whose binds are timed
 # Our own limits, raised so that the run does not meet them; both are printed.
 RAISED = {"OUTPOSTS_LDAP__BIND_CACHE_MAX": "86400", "OUTPOSTS_LDAP__MAX_LOGINS": "64"}
@@ -71,29 +70,10 @@ class Row:
 
 
 def records(count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """``count`` users with 20 attributes in five of a hundred groups, and the user that searches."""
-    users = []
-    for number in range(count):
-        name = f"user{number:05d}"
-        attributes = {
-            "department": f"department-{number % 40}",
-            "title": f"title {number % 17}",
-            "telephoneNumber": f"+49 30 {number:07d}",
-        }
-        users.append(
-            factories.user(number + 1, name, name=f"Given{number} Family{number % 997}", attributes=attributes)
-        )
-    groups = []
-    for place in range(GROUPS):
-        members = [
-            number + 1
-            for number in range(count)
-            if place in {(number * 7 + step * 20 + number // GROUPS) % GROUPS for step in range(GROUPS_PER_USER)}
-        ]
-        groups.append(factories.group(f"group{place:03d}", 10_000 + place, users=members))
+    """The users and groups as the core lists them, and the user that searches."""
+    users: list[dict[str, Any]] = [json.loads(raw) for raw in ldap_data.raw_users(count)]
     users.append(factories.user(count + 1, "search"))
-    factories.link(users, groups)
-    return users, groups
+    return users, [json.loads(raw) for raw in ldap_data.raw_groups(count)]
 
 
 def exchange(address: tuple[str, int], first: bytes, request: bytes) -> tuple[bytes, bytes, int]:
@@ -192,8 +172,8 @@ def check(servers: Sequence[Server], plan: Plan) -> int:
             assert client.bind(f"cn=search,{PEOPLE}", PASSWORD).code == 0, server.name
             people = client.search(PEOPLE, ONE)
             assert people.code == 0 and len(people.entries) == plan.users + 1, (server.name, len(people.entries))
-            one = client.search(PEOPLE, SUB, f"({server.attribute}=user00042)")
-            assert [dn.lower() for dn in one.dns] == [f"cn=user00042,{PEOPLE}"], (server.name, one.dns)
+            one = client.search(PEOPLE, SUB, f"({server.attribute}={KNOWN})")
+            assert [dn.lower() for dn in one.dns] == [f"cn={KNOWN},{PEOPLE}"], (server.name, one.dns)
             seen[server.name] = sorted(dn.lower() for dn in people.dns)
     first, second = seen.values()
     assert first == second
@@ -231,8 +211,9 @@ def run(plan: Plan, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
                 memory[1][0] / memory[0][0],
             )
         )
+        groups = f"{ldap_data.GROUPS_PER_USER} of {ldap_data.group_count(plan.users)} groups"
         facts = [
-            f"{plan.users} users with {attributes} attributes in {GROUPS_PER_USER} of {GROUPS} groups each; "
+            f"{plan.users} users with {attributes} attributes, in {groups} each; "
             f"{plan.rounds} alternating rounds of {plan.seconds:g} s, medians",
             f"slapd {slapd.version(program)}, back-mdb, equality indexes, its default threads; "
             "ours one process, cached mode",
@@ -252,7 +233,9 @@ def slapd_program() -> str:
 
 def binders(plan: Plan) -> list[str]:
     """The users whose binds are timed."""
-    return [f"user{number:05d}" for number in range(0, plan.users, plan.users // BINDERS)][:BINDERS]
+    step = plan.users // BINDERS
+    chosen = [number for number in range(1, plan.users, step) if ldap_data.user(number, plan.users)["is_active"]]
+    return [ldap_data.username(number) for number in chosen[:BINDERS]]
 
 
 def served(server: Server) -> list[slapd.Entry]:
@@ -273,7 +256,7 @@ def timed(servers: Sequence[Server], plan: Plan, say: Callable[[str], None]) -> 
     busy = 0.0
     jobs: dict[tuple[str, str], dict[str, Any]] = {}
     for server in servers:
-        names = [f"user{number:05d}" for number in range(plan.users)]
+        names = [ldap_data.username(number) for number in range(1, plan.users + 1)]
         searches = [
             message(MESSAGE_ID, search_operation(PEOPLE, SUB, f"({server.attribute}={name})")) for name in names
         ]

@@ -20,14 +20,13 @@ from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import WSMsgType, web
 
-from tests import factories
+from tests import factories, stub_lists
 from tests.stub_flows import Executor, People, Session
+from tests.stub_lists import Refused, page_of
 
 JSON = dict[str, Any]
 
 TOKEN = "stub-outpost-token"
-PAGE_SIZE_DEFAULT = 20  # of a tenant
-PAGE_SIZE_MAX = 100  # of a tenant
 WAIT_S = 10.0  # an event that has not come by then will not come
 API = "/api/v3"
 UPDATE, SESSION_END = 2, 4  # WebSocket instructions
@@ -63,15 +62,6 @@ class Fault:
     method: str | None = None
     times: int | None = None
     hits: int = 0
-
-
-class Refused(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, body: JSON) -> None:
-        super().__init__(status)
-        self.status = status
-        self.body = body
 
 
 class StubCore:
@@ -336,9 +326,9 @@ class StubCore:
         if path == "/outposts/instances/":
             return page_of([self.outpost] if self.outpost else [], query)
         if path == "/core/users/":
-            return page_of(self._filtered_users(query), query)
+            return stub_lists.users(self.users, self.groups, query)
         if path == "/core/groups/":
-            return page_of(self._filtered_groups(query), query)
+            return stub_lists.groups(self.users, self.groups, query)
         listing = re.fullmatch(r"/outposts/(ldap|radius|proxy)/", path)
         if listing:
             return page_of(sorted(self.providers[listing[1]], key=lambda item: item["name"]), query)
@@ -354,41 +344,6 @@ class StubCore:
                 return {"pk": pair[1], "name": "stub", "fingerprint_sha256": stored["fingerprint"]}
             return {"data": stored["certificate" if pair[2] == "view_certificate/" else "key"]}
         raise Refused(404, {"detail": "Not found."})
-
-    def _filtered_users(self, query: list[tuple[str, str]]) -> list[JSON]:
-        found = sorted(self.users, key=lambda item: str(item["username"]))
-        for key in ("username", "name", "email", "uuid"):
-            wanted = [value for name, value in query if name == key]
-            if wanted:
-                found = [item for item in found if item[key] in wanted]
-        for key, of_group in (("groups_by_name", "name"), ("groups_by_pk", "pk")):
-            wanted = [value for name, value in query if name == key]
-            self._choices(key, wanted, {str(item[of_group]) for item in self.groups})
-            if wanted:
-                pks = {pk for item in self.groups if str(item[of_group]) in wanted for pk in item["users"]}
-                found = [item for item in found if item["pk"] in pks]
-        return [_without(item, query, {"include_groups": "groups_obj", "include_roles": "roles_obj"}) for item in found]
-
-    def _filtered_groups(self, query: list[tuple[str, str]]) -> list[JSON]:
-        found = sorted(self.groups, key=lambda item: str(item["name"]))
-        wanted = [value for name, value in query if name == "name"]
-        if wanted:
-            found = [item for item in found if item["name"] in wanted]
-        for key, of_user in (("members_by_username", "username"), ("members_by_pk", "pk")):
-            wanted = [value for name, value in query if name == key]
-            self._choices(key, wanted, {str(item[of_user]) for item in self.users})
-            if wanted:
-                pks = {item["pk"] for item in self.users if str(item[of_user]) in wanted}
-                found = [item for item in found if pks & set(item["users"])]
-        switches = {"include_users": "users_obj", "include_children": "children_obj", "include_parents": "parents_obj"}
-        query = [("include_children", "false"), ("include_parents", "false"), *query]
-        return [_without(item, query, switches) for item in found]
-
-    def _choices(self, key: str, wanted: list[str], known: set[str]) -> None:
-        for value in wanted:
-            if value not in known:
-                problem = f"Select a valid choice. {value} is not one of the available choices."
-                raise Refused(400, {key: [problem]})
 
     # -- logins ---------------------------------------------------------------------------------------------------
 
@@ -478,30 +433,6 @@ class StubCore:
         return socket
 
 
-def page_of(items: list[JSON], query: list[tuple[str, str]]) -> JSON:
-    """One page of a list, with the core's paging rules: size capped, out of range is 404."""
-    values = dict(query)
-    try:
-        number, size = int(values.get("page", 1)), int(values.get("page_size", PAGE_SIZE_DEFAULT))
-    except ValueError:
-        raise Refused(404, {"detail": "Invalid page."}) from None
-    size = min(max(size, 1), PAGE_SIZE_MAX)
-    total = max(1, -(-len(items) // size))
-    if not 1 <= number <= total:
-        raise Refused(404, {"detail": "Invalid page."})
-    chosen = items[(number - 1) * size : number * size]
-    pagination = {
-        "next": number + 1 if number < total else 0,
-        "previous": number - 1,
-        "count": len(items),
-        "current": number,
-        "total_pages": total,
-        "start_index": (number - 1) * size + 1 if items else 0,
-        "end_index": (number - 1) * size + len(chosen),
-    }
-    return {"pagination": pagination, "results": chosen, "autocomplete": {}}
-
-
 async def _body_of(request: web.Request) -> Any:
     """The body as JSON, as text if it is not JSON, or None. aiohttp keeps what was read, so it can be asked twice."""
     text = await request.text()
@@ -509,9 +440,3 @@ async def _body_of(request: web.Request) -> Any:
         return json.loads(text) if text else None
     except ValueError:
         return text
-
-
-def _without(item: JSON, query: list[tuple[str, str]], switches: dict[str, str]) -> JSON:
-    values = dict(query)
-    hidden = {key for switch, key in switches.items() if values.get(switch, "true").lower() in ("false", "0")}
-    return {key: None if key in hidden else value for key, value in item.items()}
