@@ -7,6 +7,11 @@ import inspect
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A timing is never asserted: Hypothesis must not fail an example because the machine is busy.
+settings.register_profile("outposts", deadline=None)
+settings.load_profile("outposts")
 
 TEST_TIMEOUT_S = 120  # a hang is a failure, not a stuck suite
 
