@@ -190,6 +190,10 @@ class CoreApi:
         body = {"action": action, "context": dict(context), "client_ip": address}
         await self._call("POST", "/events/events/", (), body)
 
+    async def user(self, pk: int) -> msgspec.Raw:
+        """One user, undecoded. Raises ``CoreNotFound`` for one that the token may not see."""
+        return await self._get(f"/core/users/{pk}/", (), msgspec.Raw)
+
     # Listings
 
     async def users(self, params: Params = (), page_size: int = 100) -> list[msgspec.Raw]:
