@@ -1,4 +1,4 @@
-"""What planner, stages and policies see of the HTTP request they serve; made by ``core.server``, free of any library."""
+"""What planner, stages and policies see of the HTTP request; made by ``core.server``, without any library."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def throttled(device: Device, now: float) -> bool:
     if device.throttling_failure_count <= 0 or device.throttling_failure_timestamp is None:
         return False
     doublings = min(device.throttling_failure_count - 1, MAX_THROTTLE_DOUBLINGS)
-    return now - device.throttling_failure_timestamp < THROTTLE_FACTOR_S * 2**doublings
+    return now - device.throttling_failure_timestamp < float(THROTTLE_FACTOR_S * (1 << doublings))
 
 
 def _matches_totp(device: TOTPDevice, code: str, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""What planner, executor, stages and API share: storage, sessions, passwords, policies, time, and the few verbs on them."""
+"""What planner, executor, stages and API share: storage, sessions, passwords, policies, time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core import models
+from core.access import Access
 from core.database import Database
 from core.hashing import PasswordHasher
 from core.http_request import HTTPRequest
@@ -32,6 +33,7 @@ class Services:
     ) -> None:
         self.database = database
         self.engine = engine
+        self.access = Access(database, engine)
         self.passwords = passwords
         self.now = clock
         self.sessions = SessionStore(database, clock)

@@ -1,7 +1,7 @@
 """Sessions and cookies: who a browser or an outpost is, and what its flow remembers (flows.md §3.1, §5.3).
 
-The session key is only in the cookie (a signed token with claim ``sid``); the database row is named by the key's SHA-256,
-which is also what outposts are told when a session ends. One request reads the row once and writes it at most once
+The session key is only in the cookie (a signed token with claim ``sid``); the row is named by the key's SHA-256, which
+is also what outposts are told when a session ends. One request reads the row once and writes it at most once
 (:meth:`SessionStore.commit`), and an anonymous session without content is not kept at all.
 """
 

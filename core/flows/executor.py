@@ -11,8 +11,8 @@
     Challenge → 200 · Errors → restart or the challenge again · Invalid → restart or denied ·
     Advance → 302 to the same address, or finished · Redirect → 200 xak-flow-redirect · exception → flow error
 
-Headless clients read ``xak-flow-redirect`` as success, so advancing is never answered that way, and the end of a flow is
-stated in :meth:`Executor._finished` only. The stage registry is handed in.
+Headless clients read ``xak-flow-redirect`` as success, so advancing is never answered that way, and the end of a flow
+is stated in :meth:`Executor._finished` only. The stage registry is handed in.
 """
 
 from __future__ import annotations

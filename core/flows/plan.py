@@ -1,4 +1,4 @@
-"""The plan of a running flow: which stages are left, and the context that stages and policies share (flows.md §2.1, §4).
+"""The plan of a running flow: which stages are left, and the context they and policies share (flows.md §2.1, §4).
 
 A plan lives in the browser's session as JSON. Stored objects are written as references and read again when the plan is
 read, so a user who was deactivated between two requests is seen as deactivated:

@@ -100,9 +100,7 @@ class Planner:
             raise FlowNotApplicable
         if request.outpost is not None:
             plan.context["outpost"] = {"instance": request.outpost}
-        result = await self._services.engine.evaluate(
-            flow.pk, flow.policy_engine_mode, user=subject, request=request, context=plan.context, target=flow
-        )
+        result = await self._services.engine.evaluate(flow, subject, http_request=request, context=plan.context)
         if not result.passing:
             raise FlowNotApplicable(tuple(result.messages))
         for binding, stage in self._catalogue.stages(flow):
@@ -122,12 +120,7 @@ class Planner:
     ) -> bool:
         """Whether the policies of a stage binding pass now. They see a copy of the context and the live plan."""
         result = await self._services.engine.evaluate(
-            binding.pk,
-            binding.policy_engine_mode,
-            user=subject,
-            request=request,
-            context={**plan.context, "flow_plan": plan},
-            target=binding,
+            binding, subject, http_request=request, context={**plan.context, "flow_plan": plan}
         )
         return bool(result.passing)
 

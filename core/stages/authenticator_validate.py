@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jwt
+import msgspec
+
 from core import durations, models, otp
 from core.stages.base import (
     Advance,
@@ -26,6 +28,7 @@ NOT_CONFIGURED = "No (allowed) MFA authenticator configured."
 WRONG_CODE = "Invalid Token. Please ensure the time on your device is accurate and try again."
 EMPTY = "Empty response"
 DEVICE_CLASSES = ("duo", "email", "sms", "static", "totp", "webauthn")  # the order in which challenges are listed
+DEFAULT_DEVICE_CLASSES = ("static", "totp", "webauthn", "duo", "sms", "email")  # the API's own order
 MFA_COOKIE = "authentik_mfa"
 MAX_CODE = 128  # characters; the longest static code is 100
 
@@ -33,13 +36,13 @@ MAX_CODE = 128  # characters; the longest static code is 100
 class AuthenticatorValidateOptions(Options, kw_only=True):
     """``last_auth_threshold`` is a duration text; 0 s means "ask every time"."""
 
-    device_classes: list[str] = ["static", "totp", "webauthn", "duo", "sms", "email"]
+    device_classes: list[str] = msgspec.field(default_factory=lambda: list(DEFAULT_DEVICE_CLASSES))
     not_configured_action: Literal["skip", "deny", "configure"] = "skip"
-    configuration_stages: list[str] = []
+    configuration_stages: list[str] = msgspec.field(default_factory=list)
     last_auth_threshold: str = "seconds=0"
     webauthn_user_verification: Literal["required", "preferred", "discouraged"] = "preferred"
-    webauthn_hints: list[str] = []
-    webauthn_allowed_device_types: list[str] = []
+    webauthn_hints: list[str] = msgspec.field(default_factory=list)
+    webauthn_allowed_device_types: list[str] = msgspec.field(default_factory=list)
 
 
 class AuthenticatorValidateStage(ChallengeStage):

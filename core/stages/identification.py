@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
+import msgspec
+
 from core import models
 from core.stages.base import Advance, ChallengeStage, Errors, Options, Outcome, check_known, text_of
 from core.stages.password import PasswordStage
@@ -23,7 +25,7 @@ MAX_IDENTIFIER = 254  # characters, the longest mail address (RFC 5321 section 4
 class IdentificationOptions(Options, kw_only=True):
     """Options as the API names them; links and stages are primary keys."""
 
-    user_fields: list[str] = []
+    user_fields: list[str] = msgspec.field(default_factory=list)
     password_stage: str | None = None
     captcha_stage: str | None = None
     webauthn_stage: str | None = None
@@ -34,7 +36,7 @@ class IdentificationOptions(Options, kw_only=True):
     enrollment_flow: str | None = None
     recovery_flow: str | None = None
     passwordless_flow: str | None = None
-    sources: list[str] = []
+    sources: list[str] = msgspec.field(default_factory=list)
     show_source_labels: bool = False
 
 
@@ -47,7 +49,7 @@ class IdentificationStage(ChallengeStage):
     verbose_name = "Identification Stage"
     challenge_component = "ak-stage-identification"
     user_info: ClassVar[bool] = False
-    references = {
+    references: ClassVar[Mapping[str, str]] = {
         "password_stage": "authentik_stages_password.passwordstage",
         "enrollment_flow": "authentik_flows.flow",
         "recovery_flow": "authentik_flows.flow",

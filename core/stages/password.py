@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
 
 from core import models
 from core.stages.base import Advance, ChallengeStage, Errors, Invalid, Options, Outcome, check_known, text_of
@@ -24,7 +26,7 @@ FAILURES = "goauthentik.io/stages/password/failures"  # context key: wrong answe
 class PasswordOptions(Options, kw_only=True):
     """``backends`` are tried in order; ``failed_attempts_before_cancel`` counts answers within one plan."""
 
-    backends: list[str] = []
+    backends: list[str] = msgspec.field(default_factory=list)
     failed_attempts_before_cancel: int = 5
     allow_show_password: bool = False
     configure_flow: str | None = None
@@ -46,7 +48,7 @@ class PasswordStage(ChallengeStage):
     component = "ak-stage-password-form"
     verbose_name = "Password Stage"
     challenge_component = "ak-stage-password"
-    references = {"configure_flow": "authentik_flows.flow"}
+    references: ClassVar[Mapping[str, str]] = {"configure_flow": "authentik_flows.flow"}
 
     @classmethod
     def check(cls, options: Any) -> None:

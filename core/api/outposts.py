@@ -1,0 +1,225 @@
+"""``/outposts/``: what an outpost asks about itself and its providers, and whether a user may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from core import access, durations, models
+from core.api.base import NO_CREDENTIALS, Answer, Call, Route, by_number, by_uuid, not_found, update
+from core.api.providers import LDAP, LDAP_OPTIONS, PROXY, RADIUS, base_fields
+from core.errors import Forbidden, ValidationFailed
+
+OUTPOST = "authentik_outposts.outpost"
+NAME = "Outpost"
+DEFAULT_REFRESH = "minutes=5"
+MIN_REFRESH_S = 30.0  # what outposts use at least
+
+# What an outpost's ``config`` always has; outposts must find ``authentik_host``.
+CONFIG_DEFAULTS: dict[str, Any] = {
+    "log_level": "info",
+    "authentik_host": "",
+    "authentik_host_insecure": False,
+    "authentik_host_browser": "",
+    "object_naming_template": "ak-outpost-%(name)s",
+    "refresh_interval": DEFAULT_REFRESH,
+}
+
+
+def shown(call: Call, outposts: Sequence[models.Outpost]) -> list[dict[str, Any]]:
+    """Outposts as the API writes them."""
+    database = call.services.database
+    answer = []
+    for outpost in outposts:
+        known = database.get_many(models.Provider, outpost.providers)
+        providers = [known[pk] for pk in outpost.providers if pk in known]
+        config = CONFIG_DEFAULTS | outpost.config
+        answer.append(
+            {
+                "pk": outpost.pk,
+                "name": outpost.name,
+                "type": outpost.type,
+                "providers": [provider.pk for provider in providers],
+                "providers_obj": base_fields(call, providers, typed=False),
+                "service_connection": None,
+                "service_connection_obj": None,
+                "refresh_interval_s": refresh_interval_s(config),
+                "token_identifier": outpost.token_identifier,
+                "config": config,
+                "managed": outpost.managed,
+            }
+        )
+    return answer
+
+
+def refresh_interval_s(config: dict[str, Any]) -> int:
+    """The refresh interval of an outpost in seconds; one that cannot be read is the default."""
+    try:
+        return int(max(MIN_REFRESH_S, durations.seconds(str(config.get("refresh_interval", DEFAULT_REFRESH)))))
+    except ValueError:
+        return int(durations.seconds(DEFAULT_REFRESH))
+
+
+async def instances(call: Call) -> Answer:
+    """``GET /outposts/instances/``: an outpost sees exactly itself."""
+    pks = call.visible(access.VIEW_OUTPOST, OUTPOST)
+    filters: dict[str, Any] = {} if pks is None else {"pk__in": sorted(pks)}
+    for name in ("name__iexact", "name__icontains", "managed__iexact", "managed__icontains"):
+        if call.param(name) is not None:
+            filters[name] = call.param(name)
+    by_provider = call.all("providers_by_pk")
+    if by_provider:
+        numbers = [int(value) for value in by_provider if value.isascii() and value.isdigit() and len(value) < 19]
+        filters["providers__in"] = numbers
+    if call.boolean("providers__isnull") is not None:
+        filters["providers__isnull"] = call.boolean("providers__isnull")
+    return call.listed(models.Outpost, filters, lambda found: shown(call, found), ordering=("name",))
+
+
+def _outpost(call: Call) -> models.Outpost:
+    call.require_user()
+    outpost = by_uuid(call, models.Outpost, NAME, call.path["pk"])
+    call.require_visible(access.VIEW_OUTPOST, outpost, NAME)
+    return outpost
+
+
+async def instance(call: Call) -> Answer:
+    """``GET /outposts/instances/<uuid>/``."""
+    return Answer(shown(call, [_outpost(call)])[0])
+
+
+async def instance_change(call: Call) -> Answer:
+    """``PATCH`` and ``PUT /outposts/instances/<uuid>/``; the outpost is told."""
+    call.require_superuser()
+    outpost = _outpost(call)
+    call.writable(outpost)
+    data = await call.json()
+    update(outpost, data, {"name": str, "config": dict})
+    if "providers" in data:
+        pks = data["providers"]
+        known = call.services.database.get_many(models.Provider, pks if isinstance(pks, list) else [])
+        if not isinstance(pks, list) or any(pk not in known for pk in pks):
+            raise ValidationFailed({"providers": ["Invalid pk - object does not exist."]})
+        outpost.providers = list(pks)
+    call.services.database.save(outpost)
+    return Answer(shown(call, [outpost])[0])
+
+
+async def instance_remove(call: Call) -> Answer:
+    """``DELETE /outposts/instances/<uuid>/``: its token ends with it."""
+    call.require_superuser()
+    outpost = _outpost(call)
+    call.writable(outpost)
+    call.services.database.delete(outpost)
+    return Answer(status=204)
+
+
+# --- providers as outposts read them ---------------------------------------------------------------------------------
+
+
+def _served(call: Call, type_: str) -> tuple[list[models.Provider], dict[int, models.Application]]:
+    """Providers of a type that the caller may see and that have an application, by name, with those applications."""
+    pks = call.visible(access.view_provider(type_), type_)
+    filters: dict[str, Any] = {"type": type_}
+    if pks is not None:
+        filters["pk__in"] = [int(pk) for pk in pks]
+    if call.param("name") is not None:
+        filters["name"] = call.param("name")
+    providers = call.services.database.find(models.Provider, order_by="name", **filters)
+    applications = call.services.database.applications_of([int(provider.pk or 0) for provider in providers])
+    return [provider for provider in providers if provider.pk in applications], applications
+
+
+def _slugs(call: Call, providers: Sequence[models.Provider]) -> dict[str, str]:
+    wanted = {pk for item in providers for pk in (item.authentication_flow, item.authorization_flow,
+                                                  item.invalidation_flow) if pk}  # fmt: skip
+    return {pk: flow.slug for pk, flow in call.services.database.get_many(models.Flow, wanted).items()}
+
+
+async def ldap(call: Call) -> Answer:
+    """``GET /outposts/ldap/``: the bind flow is the authorization flow, as with the reference."""
+    providers, applications = _served(call, LDAP)
+
+    def show(page: Sequence[models.Provider]) -> list[dict[str, Any]]:
+        slugs = _slugs(call, page)
+        return [
+            {
+                "pk": provider.pk,
+                "name": provider.name,
+                "bind_flow_slug": slugs.get(provider.authorization_flow or "", ""),
+                "unbind_flow_slug": slugs.get(provider.invalidation_flow or ""),
+                "application_slug": applications[int(provider.pk or 0)].slug,
+                "certificate": provider.options.get("certificate"),
+                **{name: provider.options.get(name, default) for name, (default, _) in LDAP_OPTIONS.items()},
+            }
+            for provider in page
+        ]
+
+    return call.page(len(providers), lambda limit, offset: providers[offset : offset + limit], show)
+
+
+async def radius(call: Call) -> Answer:
+    """``GET /outposts/radius/``."""
+    providers, applications = _served(call, RADIUS)
+
+    def show(page: Sequence[models.Provider]) -> list[dict[str, Any]]:
+        slugs = _slugs(call, page)
+        return [
+            {
+                "pk": provider.pk,
+                "name": provider.name,
+                "application_slug": applications[int(provider.pk or 0)].slug,
+                "auth_flow_slug": slugs.get(provider.authorization_flow or "", ""),
+                "client_networks": provider.options.get("client_networks", "0.0.0.0/0, ::/0"),
+                "shared_secret": provider.options.get("shared_secret", ""),
+                "mfa_support": provider.options.get("mfa_support", True),
+                "certificate": provider.options.get("certificate"),
+            }
+            for provider in page
+        ]
+
+    return call.page(len(providers), lambda limit, offset: providers[offset : offset + limit], show)
+
+
+async def proxy(call: Call) -> Answer:
+    """``GET /outposts/proxy/``: the OAuth2 side of proxy providers is not offered yet, so none is listed."""
+    _served(call, PROXY)
+    return call.page(0, lambda limit, offset: [], list)
+
+
+async def ldap_check_access(call: Call) -> Answer:
+    """``GET /outposts/ldap/<pk>/check_access/?app_slug=``: for the user of the session (or token), never anonymous.
+
+    ``has_search_permission`` does not depend on ``passing``; both lists of messages are always empty.
+    """
+    if call.user is None:
+        raise Forbidden(NO_CREDENTIALS)
+    provider = by_number(call, models.Provider, "LDAPProvider", call.path["pk"])
+    if provider.type != LDAP:
+        raise not_found("LDAPProvider")
+    slug = call.param("app_slug")
+    if slug is None:
+        raise ValidationFailed({"app_slug": ["This field is required."]})
+    application = call.services.database.first(models.Application, slug=slug)
+    if application is None:
+        raise not_found("Application")
+    result = await call.services.access.application(application, call.user, http_request=call.http)
+    return Answer(
+        {
+            "has_search_permission": call.services.access.search_full_directory(call.user, provider),
+            "access": {"passing": result.passing is True, "messages": [], "log_messages": []},
+        }
+    )
+
+
+ROUTES = (
+    Route("GET", "/outposts/instances/", instances),
+    Route("GET", "/outposts/instances/{pk}/", instance),
+    Route("PATCH", "/outposts/instances/{pk}/", instance_change),
+    Route("PUT", "/outposts/instances/{pk}/", instance_change),
+    Route("DELETE", "/outposts/instances/{pk}/", instance_remove),
+    Route("GET", "/outposts/ldap/", ldap),
+    Route("GET", "/outposts/ldap/{pk}/check_access/", ldap_check_access),
+    Route("GET", "/outposts/radius/", radius),
+    Route("GET", "/outposts/proxy/", proxy),
+)
