@@ -20,7 +20,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from common import daemon as daemon_module
-from common import logs
+from common import logs, version
 from common.cache import Configuration
 from common.daemon import Daemon, connect, refresh_interval
 from common.errors import StartError
@@ -165,7 +165,8 @@ async def living(core: StubCore, folder: Path, *, settle: bool = True, **options
         prepare(notes)
         return notes
 
-    daemon = Daemon(settings, factory, **({"offset_s": 0.0, "draw": lambda: 0.0} | options))
+    chance: dict[str, Any] = {"offset_s": 0.0, "draw": lambda: 0.0}
+    daemon = Daemon(settings, factory, **(chance | options))
     task = asyncio.create_task(daemon.run())
     life = Life(daemon, task, settings)
     try:
@@ -217,7 +218,7 @@ async def test_start_to_ready(core: StubCore, tmp_path: Path) -> None:
         assert ready["ldaps"] == [["127.0.0.1", 6636]]
         assert ready["metrics"] == [list(life.daemon.bound["metrics"][0])]
         assert ready["pid"] == os.getpid()
-        await asyncio.to_thread(core.wait_for, lambda: core.hellos, "hello")
+        await asyncio.to_thread(core.wait_for, lambda: bool(core.hellos), "hello")
         assert core.hellos[0]["uuid"] == life.daemon.instance_id
         assert len(core.called("/outposts/ldap/")) == 1
     assert await life.task == 0
@@ -230,7 +231,7 @@ async def test_c31_info_and_connection_metrics(core: StubCore, tmp_path: Path) -
     async with living(core, tmp_path) as life:
         await until(lambda: core.connected(), "websocket")
         short = {"outpost_name": "stub ldap outpost", "outpost_type": "ldap", "uuid": life.daemon.instance_id}
-        labels = short | {"version": daemon_module.VERSION, "build": daemon_module.build_hash()}
+        labels = short | {"version": version.VERSION, "build": version.build_hash()}
         assert REGISTRY.get_sample_value("authentik_outpost_info", labels) == 1
         updated = REGISTRY.get_sample_value("authentik_outpost_last_update", labels)
         assert updated == pytest.approx(time.time(), abs=60)
@@ -426,7 +427,7 @@ async def test_trigger_during_a_refresh_is_not_lost(core: StubCore, tmp_path: Pa
         core.forget()
         core.fault("/outposts/ldap/", delay_s=0.3, status=None, times=1)
         life.daemon.request_refresh(now=True)
-        await asyncio.to_thread(core.wait_for, lambda: core.called("/outposts/ldap/"), "refresh under way")
+        await asyncio.to_thread(core.wait_for, lambda: bool(core.called("/outposts/ldap/")), "refresh under way")
         life.daemon.request_refresh()
         await life.refreshed(2)
         assert len(core.called("/outposts/instances/")) == 2

@@ -47,7 +47,7 @@ def test_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(97, "Address family not supported by protocol")
         return real(family, *rest)
 
-    monkeypatch.setattr(listen.socket, "socket", without)
+    monkeypatch.setattr(socket, "socket", without)
     (opened,) = listen.bind(ListenAddress("::", 0))
     with opened:
         assert opened.family == socket.AF_INET

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import logs, sealed
+from common import logs
 from common.errors import SealError
 from common.sealed import SealedFile
 
@@ -77,7 +77,7 @@ def test_failed_writing_keeps_the_old_file(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sealed.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert file.write(1, b"new") is False
     monkeypatch.undo()
     assert file.read(1) == b"old"
