@@ -1,9 +1,5 @@
 """The immutable snapshot of one provider's directory: encoded entries, indexes, and nothing that changes.
 
-Entry numbers are ``kind << KIND_SHIFT | slot``, so every kind is a range of numbers, results come in the order fixed
-entries, users, groups, virtual groups, and a user and its virtual group have the same slot. Slots are kept from one
-snapshot to the next, which lets indexes that did not change be shared.
-
 ``builder.SnapshotBuilder`` makes snapshots from the core's records, ``evaluation.evaluate`` answers filters,
 ``search.run`` answers requests.
 """
@@ -11,53 +7,26 @@ snapshot to the next, which lets indexes that did not change be shared.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import NamedTuple
 
+import msgspec
 from pyroaring import BitMap
 
+from common.records import Group, User
+from outposts.ldap.assembly import restricted
+from outposts.ldap.building import ContentsBuilder
+from outposts.ldap.contents import KIND_SHIFT, PK, RDN, SLOT_MASK, BuildReport, Contents, Origin
 from outposts.ldap.dn import DN, fold
-from outposts.ldap.encoded import EntryStore, attribute
+from outposts.ldap.encoded import attribute
 from outposts.ldap.entries import EntryOptions, Kind
 from outposts.ldap.index import Index
 from outposts.ldap.schema import OBJECT_CLASSES, STRUCTURAL, SYNTAXES, Schema, Syntax
+from outposts.ldap.stored import dump, load
 
-if TYPE_CHECKING:
-    import msgspec
-
-    from common.records import Group, User
-
-KIND_SHIFT = 28  # 268 million slots of each kind
-SLOT_MASK = (1 << KIND_SHIFT) - 1
 # Views of users without the full-search right that are kept: each is a snapshot of a few entries, some 20 KB.
 VIEWS_KEPT = 256
-
-# Hidden indexes: not attributes, never reached by a filter
-RDN = "rdn"  # folded value of the naming attribute → entries
-PK = "pk"  # "u<pk>" or "g<uuid>" → user or group
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What went wrong or deserves a look while a snapshot was built."""
-
-    users: int = 0
-    groups: int = 0
-    reused: int = 0  # objects whose raw form was the same as before
-    errors: tuple[str, ...] = ()  # objects without an entry, by key; see MAX_ERRORS_TOLD
-    error_count: int = 0
-    gid_collisions: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (gidNumber, group names)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a later build needs to recognise unchanged objects."""
-
-    user_digests: bytes = b""  # 16 bytes per slot
-    group_digests: bytes = b""
-    context: bytes = b""  # digest of all group relations; decides about users only where those matter
-    context_matters: bool = True
 
 
 class Resolved(NamedTuple):
@@ -69,20 +38,12 @@ class Resolved(NamedTuple):
     values: Index | None
 
 
-@dataclass(eq=False)
-class Snapshot:
+class Snapshot(Contents):
     """One provider's directory. Never changed after it was built; views for viewers are made on demand and kept."""
 
-    options: EntryOptions
-    stores: Mapping[Kind, EntryStore]
-    indexes: Mapping[str, Index]  # canonical lower-case attribute name →
-    hidden: Mapping[str, Index]
-    kinds: Mapping[Kind, BitMap]  # all entries of each kind
-    origin: Origin = field(default_factory=Origin)
-    report: BuildReport = field(default_factory=BuildReport)
-
-    def __post_init__(self) -> None:
-        """Derived lookups, none of them in proportion to the number of entries."""
+    def __init__(self, contents: Contents) -> None:
+        """Derived look-ups on top of ``contents``, none of them in proportion to the number of entries."""
+        super().__init__(**{item.name: getattr(contents, item.name) for item in fields(Contents)})
         self.schema = Schema(name for store in self.stores.values() for layout in store.layouts for name in layout)
         self.all = BitMap.union(*self.kinds.values()) if self.kinds else BitMap()
         self.base = DN.parse(self.options.base_dn)
@@ -108,25 +69,19 @@ class Snapshot:
         previous: Snapshot | None = None,
     ) -> Snapshot:
         """Everything at once; ``builder.SnapshotBuilder`` does the same page by page."""
-        from outposts.ldap.builder import SnapshotBuilder
-
-        builder = SnapshotBuilder(options, previous)
+        builder = ContentsBuilder(options, previous)
         builder.add_groups(groups)
         builder.add_users(users)
-        return builder.finish()
+        return Snapshot(builder.finish())
 
     def to_bytes(self) -> bytes:
         """The whole snapshot for a state file; ``from_buffer`` reads it back without building anything."""
-        from outposts.ldap.stored import dump
-
         return dump(self)
 
     @staticmethod
     def from_buffer(buffer: bytes | memoryview) -> Snapshot:
         """Read what ``to_bytes`` wrote; entries stay in ``buffer``. Raises ``stored.StoredError`` if it is not that."""
-        from outposts.ldap.stored import load
-
-        return load(buffer)
+        return Snapshot(load(buffer))
 
     def __len__(self) -> int:
         """Number of entries."""
@@ -254,9 +209,7 @@ class Snapshot:
         known = self._views.get(user_pk)
         if known is not None:
             return known
-        from outposts.ldap.builder import restricted
-
-        made = restricted(self, user_pk)
+        made = Snapshot(restricted(self, user_pk, self.user_number(user_pk)))
         self._views[user_pk] = made
         if len(self._views) > VIEWS_KEPT:
             self._views.popitem(last=False)
@@ -293,4 +246,4 @@ OPERATIONAL: dict[str, str] = {
 }
 """Operational attributes computed when they are asked for: canonical name → name as shown."""
 
-Slots = Sequence[int]
+__all__ = ["KIND_SHIFT", "OPERATIONAL", "PK", "RDN", "SLOT_MASK", "BuildReport", "Origin", "Resolved", "Snapshot"]

@@ -178,7 +178,7 @@ SEQUENCE_HEADERS: tuple[bytes, ...] = tuple(bytes((SEQUENCE,)) + length_of(size)
 
 
 def _getter(data: Buffer) -> Callable[[slice], Buffer]:
-    return data.__getitem__  # type: ignore[return-value]
+    return data.__getitem__
 
 
 class StoreWriter:

@@ -2,8 +2,8 @@
 
 The distinct normalised values of one attribute stand sorted in one byte string, 0xff before, between and behind them,
 which no normalised value holds (they are UTF-8 or 7-bit). So equality, ordering and prefixes are bisections, and a
-substring search is ``bytes.find`` over the whole string. A value's entries are a range of one uint32 array, or a bitmap from
-``LARGE_POSTING`` entries on.
+substring search is ``bytes.find`` over the whole string. A value's entries are a range of one uint32 array, or a bitmap
+from ``LARGE_POSTING`` entries on.
 """
 
 from __future__ import annotations

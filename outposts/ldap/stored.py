@@ -17,7 +17,7 @@ import msgspec
 from pyroaring import BitMap
 
 from common.errors import OutpostError
-from outposts.ldap.directory import BuildReport, Origin, Snapshot
+from outposts.ldap.contents import BuildReport, Contents, Origin
 from outposts.ldap.encoded import EntryStore
 from outposts.ldap.entries import EntryOptions, Kind
 from outposts.ldap.index import Index, IndexParts
@@ -44,7 +44,7 @@ class _Sections:
         return len(self.parts) - 1
 
 
-def dump(snapshot: Snapshot) -> bytes:
+def dump(snapshot: Contents) -> bytes:
     """See ``Snapshot.to_bytes``."""
     sections = _Sections()
     stores = []
@@ -104,7 +104,7 @@ def dump(snapshot: Snapshot) -> bytes:
     return b"".join(out)
 
 
-def load(buffer: bytes | memoryview) -> Snapshot:
+def load(buffer: bytes | memoryview) -> Contents:
     """See ``Snapshot.from_buffer``. Raises ``StoredError`` and nothing else."""
     try:
         return _load(memoryview(buffer))
@@ -114,7 +114,7 @@ def load(buffer: bytes | memoryview) -> Snapshot:
         raise StoredError(f"stored snapshot cannot be read: {type(error).__name__}") from None
 
 
-def _load(view: memoryview) -> Snapshot:
+def _load(view: memoryview) -> Contents:
     if len(view) < _FIXED.size:
         raise StoredError("stored snapshot is too short")
     magic, version, size = _FIXED.unpack(view[: _FIXED.size])
@@ -164,7 +164,7 @@ def _load(view: memoryview) -> Snapshot:
     report = head["report"]
     report["errors"] = tuple(report["errors"])
     report["gid_collisions"] = tuple((number, tuple(names)) for number, names in report["gid_collisions"])
-    return Snapshot(
+    return Contents(
         options=EntryOptions(**head["options"]),
         stores=stores,
         indexes={name: indexes[place] for name, place in head["names"].items()},

@@ -1,0 +1,189 @@
+"""Entries → encoded stores and indexes: the half of building a snapshot that knows nothing of the core's records."""
+
+from __future__ import annotations
+
+from array import array
+
+from pyroaring import BitMap
+
+from outposts.ldap.contents import KIND_SHIFT, PK, RDN, SLOT_MASK, Contents
+from outposts.ldap.dn import DN, DNError, fold
+from outposts.ldap.encoded import EntryStore, StoreWriter, attribute
+from outposts.ldap.entries import Entry, EntryOptions, Kind, container_entries, entry_uuid
+from outposts.ldap.index import Column, Index
+from outposts.ldap.schema import OBJECT_CLASSES, SYNTAXES, Schema, base_object_class
+
+_BASE_SCHEMA = Schema()
+_CANONICAL = {name: kind.names[0].lower() for name, kind in _BASE_SCHEMA.types.items()}
+_SYNTAX_LETTER = {kind.names[0].lower(): kind.syntax for kind in _BASE_SCHEMA.types.values()}
+
+
+class Assembler:
+    """Takes entries, encodes them and collects their normalised values."""
+
+    def __init__(self, options: EntryOptions) -> None:
+        self.options = options
+        self.writers = {
+            kind: StoreWriter(b"" if kind == Kind.FIXED else attribute("objectClass", OBJECT_CLASSES[kind]))
+            for kind in Kind
+        }
+        self.columns: dict[str, list[Column]] = {}
+        self.loose: dict[str, list[int]] = {}  # attribute → entries with a value that could not be normalised
+        self.rdns = [Column() for _ in Kind]
+        self.pks = Column()
+        self._names: dict[str, tuple[str, str]] = {}  # attribute as shown → (canonical, syntax letter)
+        self._dn_keys: dict[str, bytes] = {}
+        self._fast_dns = [
+            (f"{options.naming[kind]}=", f",{dn}", b"\x00" + DN.parse(dn).key)
+            for kind, dn in options.containers.items()
+        ]
+
+    def add(self, slot: int, entry: Entry) -> None:
+        """Encode and index one entry."""
+        kind = entry.kind
+        number = kind << KIND_SHIFT | slot
+        encoded = []
+        for name, values in entry.attributes:
+            encoded.append((name, attribute(name, values)))
+            known = self._names.get(name)
+            if known is None:
+                lower = name.lower()
+                canonical = _CANONICAL.get(lower, lower)
+                known = self._names[name] = (canonical, _SYNTAX_LETTER.get(canonical, "S"))
+            canonical, syntax = known
+            columns = self.columns.get(canonical)
+            if columns is None:
+                columns = self.columns[canonical] = [Column() for _ in Kind]
+            add = columns[kind].add
+            if syntax == "S":
+                for value in values:
+                    add(fold(value).encode("utf-8", "replace"), number)
+            elif syntax == "D":
+                for value in values:
+                    add(self.dn_key(value), number)
+            else:
+                normalise = SYNTAXES[syntax].normalise
+                for value in values:
+                    normalised = normalise(value.encode("utf-8", "replace"))
+                    if normalised is None:
+                        self.loose.setdefault(canonical, []).append(number)
+                    else:
+                        add(normalised, number)
+        self.writers[kind].add(slot, entry.dn.encode("utf-8", "replace"), encoded, entry.uuid)
+        if kind != Kind.FIXED:
+            self.rdns[kind].add(fold(entry.name).encode("utf-8", "replace"), number)
+
+    def add_fixed(self) -> None:
+        """The base entry and the three containers."""
+        base = DN.parse(self.options.base_dn)
+        first = base.rdns[0][0]
+        classes = ("top", base_object_class(first.type))
+        attributes = [("distinguishedName", (self.options.base_dn,)), ("objectClass", classes)]
+        if first.type in ("dc", "o", "ou"):
+            attributes.append((first.type, (first.value,)))
+        uuid = entry_uuid(None, self.options.suffix)
+        self.add(0, Entry(Kind.FIXED, self.options.base_dn, first.value, attributes, uuid))
+        for slot, entry in enumerate(container_entries(self.options), 1):
+            self.add(slot, entry._replace(attributes=[*entry.attributes, ("objectClass", OBJECT_CLASSES[Kind.FIXED])]))
+
+    def dn_key(self, text: str) -> bytes:
+        """Comparable form of a DN; the ones this directory makes take a short cut."""
+        for opening, ending, key in self._fast_dns:
+            if text.startswith(opening) and text.endswith(ending):
+                value = text[len(opening) : -len(ending)]
+                if value.isalnum():
+                    return opening.encode() + fold(value).encode() + key
+                break
+        known = self._dn_keys.get(text)
+        if known is None:
+            try:
+                known = DN.parse(text).key
+            except DNError:
+                known = fold(text).encode("utf-8", "replace")  # a custom value that is no DN equals only itself
+            self._dn_keys[text] = known
+        return known
+
+
+def make_indexes(assembler: Assembler, previous: Contents | None, kept: BitMap) -> dict[str, Index]:
+    """One index per attribute; equal ones (cn and sAMAccountName, name and sn) become one object."""
+    indexes: dict[str, Index] = {}
+    seen: dict[bytes, Index] = {}
+    names = set(assembler.columns) | set(assembler.loose) | (set(previous.indexes) if previous else set())
+    for name in sorted(names):
+        old = previous.indexes.get(name) if previous else None
+        index = make_index(assembler.columns.pop(name, []), assembler.loose.get(name, []), old, kept)
+        if index.present:
+            # an index taken over is told by its identity, a new one by its content
+            indexes[name] = index if index is old else seen.setdefault(index.fingerprint(), index)
+    return indexes
+
+
+def make_index(columns: list[Column], loose: list[int], old: Index | None, kept: BitMap) -> Index:
+    """The index of new pairs plus the old pairs of entries that were kept."""
+    fresh = Column()
+    for column in columns:
+        fresh.extend(column)
+    values = fresh.split()
+    numbers = fresh.numbers
+    present = BitMap(numbers)
+    present.update(loose)
+    if old is not None:
+        gone = old.present - kept
+        if not gone and not present:
+            return old
+        old_values, old_numbers = old.pairs()
+        before = {(value, number) for value, number in zip(old_values, old_numbers, strict=True) if number in gone}
+        if gone == present and not loose and before == set(zip(values, numbers, strict=True)):
+            return old
+        if gone:
+            pairs = [pair for pair in zip(old_values, old_numbers, strict=True) if pair[1] not in gone]
+            old_values = [value for value, _ in pairs]
+            old_numbers = array("I", [number for _, number in pairs])
+        values += old_values
+        numbers.extend(old_numbers)
+        present |= old.present & kept
+    return Index.build(values, numbers, present)
+
+
+def restricted(snapshot: Contents, user_pk: int, number: int) -> Contents:
+    """See ``Snapshot.view``. ``number``: the user's entry; an unknown user (-1) sees the fixed entries only."""
+    options = snapshot.options
+    assembler = Assembler(options)
+    assembler.add_fixed()
+    kinds = {kind: BitMap() for kind in Kind}
+    kinds[Kind.FIXED] = BitMap(range(4))
+
+    def take(old: int, slot: int, changed: dict[str, tuple[str, ...] | None]) -> None:
+        kind = Kind(old >> KIND_SHIFT)
+        store = snapshot.stores[kind]
+        attributes = []
+        for name, values in store.attributes(old & SLOT_MASK):
+            if name.lower() not in changed:
+                attributes.append((name, tuple(value.decode() for value in values)))
+            elif (replacement := changed[name.lower()]) is not None:
+                attributes.append((name, replacement))
+        dn = store.dn(old & SLOT_MASK).decode()
+        uuid = bytes(store.uuids[(old & SLOT_MASK) * 16 : (old & SLOT_MASK) * 16 + 16])
+        assembler.add(slot, Entry(kind, dn, DN.parse(dn).rdns[0][0].value, attributes, uuid))
+        kinds[kind].add(kind << KIND_SHIFT | slot)
+
+    if number >= 0:
+        own_dn = snapshot.stores[Kind.USER].dn(number & SLOT_MASK).decode()
+        take(number, 0, {})
+        assembler.pks.add(b"u%d" % user_pk, Kind.USER << KIND_SHIFT)
+        take(Kind.VIRTUAL_GROUP << KIND_SHIFT | number & SLOT_MASK, 0, {})
+        member = snapshot.indexes.get("member")
+        groups = member.equal(DN.parse(own_dn).key) & snapshot.kinds[Kind.GROUP] if member else BitMap()
+        for slot, group in enumerate(groups):
+            take(group, slot, {"member": (own_dn,), "memberof": None})
+    stores: dict[Kind, EntryStore] = {kind: writer.finish() for kind, writer in assembler.writers.items()}
+    return Contents(
+        options=options,
+        stores=stores,
+        indexes=make_indexes(assembler, None, BitMap()),
+        hidden={
+            RDN: make_index(assembler.rdns, [], None, BitMap()),
+            PK: make_index([assembler.pks], [], None, BitMap()),
+        },
+        kinds=kinds,
+    )
