@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from common import settings
+from common import metrics, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def generated() -> dict[Path, str]:
     """Each generated file and what it must hold."""
-    return {ROOT / "docs" / "settings.md": settings.markdown()}
+    return {
+        ROOT / "docs" / "settings.md": settings.markdown(),
+        ROOT / "docs" / "metrics.md": metrics.markdown(),
+    }
 
 
 def main(arguments: list[str]) -> int:

@@ -174,6 +174,6 @@ def test_blueprint_is_valid_yaml_with_the_promised_people() -> None:
     Loader.add_multi_constructor("!", lambda loader, suffix, node: suffix)
     text = demo.blueprint_text("http://localhost:9080")
     assert "@" not in re.sub(r"@example\.org", "", text.split("entries:")[1])
-    entries = yaml.load(text, Loader=Loader)["entries"]  # noqa: S506 - a SafeLoader
+    entries = yaml.load(text, Loader=Loader)["entries"]
     names = [e["identifiers"]["username"] for e in entries if e["model"] == "authentik_core.user"]
     assert len(names) == 3 + demo.MORE_USERS

@@ -1,0 +1,66 @@
+"""Documentation that can be checked is checked: generated pages are current, codes and metrics are documented."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
+
+from common import errors, metrics
+from outposts import docs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("path", sorted(docs.generated()), ids=lambda path: path.name)
+def test_generated_pages_are_current(path: Path) -> None:
+    """``scripts/check --fix`` (or ``outposts docs``) rewrites them."""
+    assert path.read_text() == docs.generated()[path], f"{path.name} is out of date: run `scripts/check --fix`"
+
+
+def test_every_metric_is_documented() -> None:
+    """Each metric object of common/metrics.py has its row."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    names = [m._name for m in vars(metrics).values() if isinstance(m, MetricWrapperBase)]
+    assert len(names) > 5
+    missing = [name for name in names if name not in page]
+    assert not missing
+
+
+def test_only_one_place_defines_metrics() -> None:
+    """No metric of ours is registered outside common/metrics.py."""
+    ours = {m._name for m in vars(metrics).values() if isinstance(m, MetricWrapperBase)}
+    registered = {
+        name.removesuffix("_total").removesuffix("_created")
+        for name in REGISTRY._names_to_collectors
+        if name.startswith(("authentik_", "outposts_"))
+    }
+    stray = {n for n in registered if not any(n == o or n.startswith(o + "_") for o in ours)}
+    assert not stray
+
+
+def test_exit_codes_are_documented() -> None:
+    """The codes in the error tree are the ones in docs/running.md."""
+    page = (ROOT / "docs" / "running.md").read_text()
+    for error in (errors.SettingError, errors.StartError):
+        assert re.search(rf"^\| {error.exit_code} \|", page, re.MULTILINE)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Every relative link in README and docs names a file that is there."""
+    broken = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            if not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken
+
+
+def test_package_docstrings_are_the_map() -> None:
+    """Every package says in its first docstring what it is."""
+    for path in ROOT.glob("*/__init__.py"):
+        if path.parent.name in ("common", "outposts", "core"):
+            assert path.read_text().startswith('"""'), path
