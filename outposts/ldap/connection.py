@@ -1,0 +1,478 @@
+"""One client's connection above the socket: dispatch, time, identity. ``server.Wire`` moves its bytes.
+
+``session.Session`` says what is legal now and in which order, ``auth``, ``routing`` and ``extended`` say what a request
+means. Here:
+
+* requests that need the core run beside the others, each in a task of its own;
+* a large result is made and written in slices: the loop is never held for more than ``SLICE_S``, and nothing more is
+  made while the client does not read;
+* whatever goes wrong in one request ends as that request's refusal; the connection's other requests go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
+
+from common import logs, metrics
+from outposts.ldap import extended, routing
+from outposts.ldap.auth import Authenticator, BindAnswer, Identity, Peer, refused
+from outposts.ldap.ber import encode_integer
+from outposts.ldap.bound import BoundConnections
+from outposts.ldap.messages import (
+    AbandonRequest,
+    AddRequest,
+    BindRequest,
+    CompareRequest,
+    DeleteRequest,
+    ExtendedRequest,
+    ModifyDNRequest,
+    ModifyRequest,
+    Request,
+    SearchRequest,
+    UnbindRequest,
+)
+from outposts.ldap.providers import Providers
+from outposts.ldap.rfc import RESPONSE_TAG, ResultCode, Tag
+from outposts.ldap.session import Session, SessionLimits, State
+from outposts.ldap.wire import encode_bind_response, encode_extended_response, encode_result
+
+log = logs.get_logger("ldap")
+
+SLICE_S = 0.003  # seconds of work on one result before others get their turn: the promise is 5 ms, one chunk may follow
+AT_ONCE = 65_536  # bytes of a result that are gathered and written in one go; more is a stream
+SLICE_REQUESTS = 32  # requests of one read before others get their turn: a search from a snapshot takes some 30 µs
+
+
+class Wire(Protocol):
+    """What a connection needs of its socket (``server.Wire``)."""
+
+    def send(self, data: bytes) -> None:
+        """Write; more than the client reads is kept, then ``Connection.blocked`` is called."""
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+
+    def resume_reading(self) -> None:
+        """Read again."""
+
+    def close(self) -> None:
+        """Close when everything is written."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+    def start_tls(self) -> None:
+        """Encrypt from here on; what was sent before goes out in the clear."""
+
+
+class Observer(Protocol):
+    """Where finished requests are counted and logged (``observe.Observations``). ``started``: ``time.perf_counter``."""
+
+    def bind(self, client_ip: str, name: bytes, answer: BindAnswer, started: float) -> None:
+        """A bind was answered."""
+
+    def search(
+        self, client_ip: str, identity: Identity | None, request: SearchRequest, result: routing.Result, started: float
+    ) -> None:
+        """A search was answered."""
+
+    def other(self, client_ip: str, kind: str, identity: Identity | None, code: int, started: float) -> None:
+        """Any other request was answered."""
+
+
+@dataclass
+class Desk:
+    """What all connections share. ``providers`` is replaced at each refresh. Times of ``Limits`` in seconds."""
+
+    authenticator: Authenticator
+    searches: routing.Searches
+    bound: BoundConnections[Connection, Identity]
+    observer: Observer
+    limits: SessionLimits
+    providers: Providers
+    max_requests: int = 100
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A result that is being written."""
+
+    request: SearchRequest
+    chunks: Iterator[bytes]
+    result: routing.Result
+    started: float
+
+
+class Connection:
+    """A client's connection. ``received``, ``blocked``, ``unblocked`` and ``lost`` are called by the wire."""
+
+    def __init__(self, desk: Desk, wire: Wire, client_ip: str, *, encrypted: bool, listener: str) -> None:
+        self.desk = desk
+        self.client_ip = client_ip
+        self.listener = listener
+        self.last_heard = self.blocked_since = time.monotonic()
+        self.is_blocked = False
+        self.session: Session[Identity] = Session(desk.limits, secure=encrypted)
+        self._wire = wire
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._streams: deque[_Stream] = deque()
+        self._backlog: deque[Request] = deque()
+        self._binding: asyncio.Task[None] | None = None
+        self._reading = True
+        self._pump_due = False
+        self._closing = False
+
+    # -- called by the wire and the server ---------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self.last_heard = time.monotonic()
+        self._serve(self.session.receive(data))
+
+    def blocked(self) -> None:
+        """The client does not read: make no more, and read no more requests."""
+        self.is_blocked = True
+        self.blocked_since = time.monotonic()
+        self._regulate()
+
+    def unblocked(self) -> None:
+        """The client has read everything."""
+        self.is_blocked = False
+        self._regulate()
+        self._pump()
+
+    def lost(self) -> None:
+        """The socket is gone."""
+        self._closing = True
+        self.session.connection_lost()
+        if self._binding is not None:
+            self._binding.cancel()
+        for task in list(self._tasks.values()):
+            task.cancel()
+        for stream in self._streams:
+            _close(stream.chunks)
+        self._streams.clear()
+        self._backlog.clear()
+        self._leave()
+
+    def finish(self, code: ResultCode, diagnostic: str) -> None:
+        """Say goodbye (RFC 4511 §4.4.1) and close when everything is written."""
+        self.session.disconnect(code, diagnostic)
+        self._speak(self.session.data_to_send())
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who the connection is bound as."""
+        return self.session.identity
+
+    @property
+    def outstanding(self) -> int:
+        """Requests in progress."""
+        return len(self._tasks) + len(self._streams) + (self._binding is not None)
+
+    @property
+    def closing(self) -> bool:
+        """Nothing more will be answered."""
+        return self._closing
+
+    # -- order -------------------------------------------------------------------------------------------------------
+
+    def _serve(self, requests: list[Request]) -> None:
+        """Start requests that the session handed over; many at once in slices, so that others get their turn."""
+        if self._backlog:
+            self._backlog.extend(requests)
+            return
+        if len(requests) > SLICE_REQUESTS:
+            self._backlog.extend(requests[SLICE_REQUESTS:])
+            requests = requests[:SLICE_REQUESTS]
+            asyncio.get_running_loop().call_soon(self._serve_more)
+        for request in requests:
+            try:
+                HANDLERS[type(request)](self, request)
+            except Exception:
+                log.exception("request failed unexpectedly", client=self.client_ip)
+                self._fail(request)
+        session = self.session
+        data = session.data_to_send()
+        if data or session.state is State.CLOSED:
+            self._speak(data)
+        elif not self._reading or self._tasks or self._streams or self._binding is not None or self._backlog:
+            self._regulate()
+
+    def _serve_more(self) -> None:
+        requests = list(self._backlog)
+        self._backlog.clear()
+        if not self._closing:
+            self._serve(requests)
+
+    def _fail(self, request: Request) -> None:
+        """The answer to a request whose handler broke down; without one to give, the connection ends."""
+        tag = RESPONSE_TAG.get(REQUEST_TAG.get(type(request), 0))
+        if tag is not None and self.session.finish(request.message_id):
+            self._wire.send(encode_result(request.message_id, tag, ResultCode.OTHER, diagnostic="internal error"))
+        else:
+            self.finish(ResultCode.OTHER, "internal error")
+
+    def _speak(self, data: bytes) -> None:
+        """Write what the session itself has to say, and close if it is closed and nothing handed over waits."""
+        if data:
+            metrics.protocol_errors.labels(self.listener).inc()
+            self._wire.send(data)
+        if self.session.closed and not self._closing and not self._backlog:
+            self._closing = True
+            self._leave()
+            self._wire.close()
+
+    def _run(self, message_id: int, work: Awaitable[None]) -> None:
+        """Run the rest of a request beside the others; ``work`` answers it itself."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            finally:
+                del self._tasks[message_id]
+                self._regulate()
+
+        self._tasks[message_id] = asyncio.get_running_loop().create_task(guarded())
+
+    def _regulate(self) -> None:
+        """Read from the client only while it reads from us and has not too much in progress."""
+        wanted = (
+            not self._closing
+            and not self.is_blocked
+            and self.session.wants_data
+            and not self._backlog
+            and len(self._tasks) + len(self._streams) < self.desk.max_requests
+        )
+        if wanted != self._reading and not self._closing:
+            self._reading = wanted
+            if wanted:
+                self._wire.resume_reading()
+            else:
+                self._wire.pause_reading()
+
+    def _leave(self) -> None:
+        """The connection rests on no session any more; that session may be over now."""
+        former = self.desk.bound.leave(self)
+        if former is not None:
+            self.desk.authenticator.release(former)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _bind(self, request: BindRequest) -> None:
+        """RFC 4511 §4.2. The session has made the connection anonymous; it stays so unless the bind succeeds."""
+        self._leave()
+        self._binding = asyncio.get_running_loop().create_task(self._finish_bind(request, time.perf_counter()))
+
+    async def _finish_bind(self, request: BindRequest, started: float) -> None:
+        desk = self.desk
+        try:
+            answer = await desk.authenticator.bind(request, Peer(self.client_ip, self.session.secure), desk.providers)
+        except Exception:
+            log.exception("bind failed unexpectedly", client=self.client_ip)
+            answer = refused("unexpected")
+        self._binding = None
+        if self._closing:
+            return
+        if answer.identity is not None:
+            desk.bound.enter(self, answer.identity)
+        self._wire.send(encode_bind_response(request.message_id, answer.code, diagnostic=answer.diagnostic))
+        desk.observer.bind(self.client_ip, request.name, answer, started)
+        self._serve(self.session.bind_finished(answer.identity))
+
+    def _unbind(self, request: UnbindRequest) -> None:
+        """RFC 4511 §4.3: no answer; the session is closed already, ``_speak`` does the rest."""
+
+    def _search(self, request: SearchRequest) -> None:
+        """RFC 4511 §4.5: at once from a snapshot, or beside other requests when the core has to be asked."""
+        started = time.perf_counter()
+        desk = self.desk
+        answer = desk.searches.begin(request, self.session.identity, desk.providers)
+        if isinstance(answer, routing.Result):
+            self._deliver(request, answer, started)
+        else:
+            self._run(request.message_id, self._finish_search(request, answer, started))
+
+    async def _finish_search(self, request: SearchRequest, work: Awaitable[routing.Result], started: float) -> None:
+        try:
+            result = await work
+        except Exception:
+            log.exception("search failed unexpectedly", client=self.client_ip)
+            result = routing.failed("unexpected")
+        if self.session.in_progress(request.message_id):
+            self._deliver(request, result, started)
+
+    def _deliver(self, request: SearchRequest, result: routing.Result, started: float) -> None:
+        """Write a result: one piece at once, more of them in slices and in turn."""
+        chunks = result.answer.chunks
+        parts: list[bytes] = []
+        if not self._streams and not self.is_blocked:
+            try:
+                size = 0
+                for chunk in chunks:
+                    parts.append(chunk)
+                    size += len(chunk)
+                    if size > AT_ONCE:
+                        break
+                else:
+                    if self.session.finish(request.message_id):
+                        parts.append(_done(request, result))
+                        self._wire.send(b"".join(parts))
+                        self.desk.observer.search(self.client_ip, self.session.identity, request, result, started)
+                    return
+            except Exception:
+                log.exception("search failed unexpectedly", client=self.client_ip)
+                result, parts, chunks = routing.failed("unexpected"), [], iter(())
+            chunks = chain(parts, chunks)
+        self._streams.append(_Stream(request, chunks, result, started))
+        self._regulate()
+        self._pump()
+
+    def _pump(self) -> None:
+        """Write results until the client stops reading or the slice of time is used up."""
+        if self._pump_due:
+            return
+        until = time.perf_counter() + SLICE_S
+        while self._streams and not self._held():
+            stream = self._streams[0]
+            try:
+                for chunk in stream.chunks:
+                    self._wire.send(chunk)
+                    if self._held():
+                        return
+                    if time.perf_counter() > until:
+                        self._pump_due = True
+                        asyncio.get_running_loop().call_soon(self._pump_again)
+                        return
+            except Exception:
+                log.exception("search failed unexpectedly", client=self.client_ip)
+                stream.result = routing.failed("unexpected")
+            self._streams.popleft()
+            if self.session.finish(stream.request.message_id):
+                self._wire.send(_done(stream.request, stream.result))
+                self.desk.observer.search(
+                    self.client_ip, self.session.identity, stream.request, stream.result, stream.started
+                )
+        self._regulate()
+
+    def _held(self) -> bool:
+        return self.is_blocked or self._closing
+
+    def _pump_again(self) -> None:
+        self._pump_due = False
+        self._pump()
+
+    def _abandon(self, request: AbandonRequest) -> None:
+        """RFC 4511 §4.11: no answer, to this request or the abandoned one. The session knows that it is in progress."""
+        wanted = request.abandoned_id
+        task = self._tasks.get(wanted)
+        if task is not None:
+            task.cancel()
+        for stream in [stream for stream in self._streams if stream.request.message_id == wanted]:
+            self._streams.remove(stream)
+            _close(stream.chunks)
+
+    def _compare(self, request: CompareRequest) -> None:
+        """RFC 4511 §4.10."""
+        started = time.perf_counter()
+        answer = self.desk.searches.compare(request, self.session.identity, self.desk.providers)
+        if isinstance(answer, ResultCode):
+            self._compared(request, answer, started)
+        else:
+            self._run(request.message_id, self._finish_compare(request, answer, started))
+
+    async def _finish_compare(self, request: CompareRequest, work: Awaitable[ResultCode], started: float) -> None:
+        try:
+            code = await work
+        except Exception:
+            log.exception("compare failed unexpectedly", client=self.client_ip)
+            code = ResultCode.OTHER
+        self._compared(request, code, started)
+
+    def _compared(self, request: CompareRequest, code: ResultCode, started: float) -> None:
+        if self.session.finish(request.message_id):
+            self._wire.send(encode_result(request.message_id, Tag.COMPARE_RESPONSE, code))
+            self.desk.observer.other(self.client_ip, "compare", self.session.identity, code, started)
+
+    def _write(self, request: AddRequest | ModifyRequest | DeleteRequest | ModifyDNRequest) -> None:
+        """The directory is the core's: nothing is written through LDAP."""
+        started = time.perf_counter()
+        bound = self.session.identity is not None
+        code = ResultCode.UNWILLING_TO_PERFORM if bound else ResultCode.INSUFFICIENT_ACCESS_RIGHTS
+        if self.session.finish(request.message_id):
+            self._wire.send(encode_result(request.message_id, RESPONSE_TAG[REQUEST_TAG[type(request)]], code))
+            self.desk.observer.other(self.client_ip, "write", self.session.identity, code, started)
+
+    def _extended(self, request: ExtendedRequest) -> None:
+        """RFC 4511 §4.12. An accepted StartTLS turns the wire to TLS right behind its answer."""
+        started = time.perf_counter()
+        session = self.session
+        identity = session.identity
+        view = extended.View(
+            encrypted=session.secure,
+            can_encrypt=True,  # without a certificate of the core there is a self-signed one
+            outstanding=len(self._tasks) + len(self._streams),
+            authorization_id=identity.authorization_id if identity is not None else "",
+        )
+        answer = extended.answer(request, view)
+        if session.state is State.TLS_STARTING:
+            if answer.start_tls:
+                self._wire.send(session.start_tls())
+                self._wire.start_tls()
+            else:
+                self._wire.send(session.refuse_tls(answer.code, answer.diagnostic))
+        elif session.finish(request.message_id):
+            self._wire.send(
+                encode_extended_response(request.message_id, answer.code, answer.oid, answer.value, answer.diagnostic)
+            )
+        self.desk.observer.other(self.client_ip, "extended", self.session.identity, answer.code, started)
+
+
+HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
+    SearchRequest: Connection._search,
+    BindRequest: Connection._bind,
+    UnbindRequest: Connection._unbind,
+    AbandonRequest: Connection._abandon,
+    ExtendedRequest: Connection._extended,
+    CompareRequest: Connection._compare,
+    AddRequest: Connection._write,
+    ModifyRequest: Connection._write,
+    DeleteRequest: Connection._write,
+    ModifyDNRequest: Connection._write,
+}
+
+REQUEST_TAG: dict[type, Tag] = {
+    SearchRequest: Tag.SEARCH_REQUEST,
+    BindRequest: Tag.BIND_REQUEST,
+    ExtendedRequest: Tag.EXTENDED_REQUEST,
+    CompareRequest: Tag.COMPARE_REQUEST,
+    AddRequest: Tag.ADD_REQUEST,
+    ModifyRequest: Tag.MODIFY_REQUEST,
+    DeleteRequest: Tag.DELETE_REQUEST,
+    ModifyDNRequest: Tag.MODIFY_DN_REQUEST,
+}
+
+
+DONE_WELL = b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"  # SearchResultDone: success, no matchedDN, no text
+
+
+def _done(request: SearchRequest, result: routing.Result) -> bytes:
+    """The last message of a search's answer (RFC 4511 §4.5.2). The usual one is put together from two pieces."""
+    answer = result.answer
+    code = answer.final_code
+    if code == 0 and not answer.matched and not answer.diagnostic:
+        identifier = encode_integer(request.message_id)
+        return bytes((0x30, len(identifier) + len(DONE_WELL))) + identifier + DONE_WELL
+    return encode_result(request.message_id, Tag.SEARCH_DONE, code, answer.matched, answer.diagnostic)
+
+
+def _close(chunks: Iterator[bytes]) -> None:
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        close()

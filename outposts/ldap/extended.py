@@ -1,0 +1,75 @@
+"""Extended operations (RFC 4511 §4.12): one row each in ``OPERATIONS``, which is also what the root DSE advertises.
+
+An operation that is not in the table is answered protocolError, as §4.12 asks for a requestName that is not recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from outposts.ldap.messages import ExtendedRequest
+from outposts.ldap.rfc import Extension, ResultCode
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What an operation may know of its connection.
+
+    ``outstanding`` counts other requests in progress; ``authorization_id`` is empty for an anonymous connection.
+    """
+
+    encrypted: bool
+    can_encrypt: bool
+    outstanding: int
+    authorization_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedAnswer:
+    """A response, and whether the connection starts TLS right after it was sent."""
+
+    code: ResultCode
+    diagnostic: str = ""
+    oid: str | None = None
+    value: bytes | None = None
+    start_tls: bool = False
+
+
+def answer(request: ExtendedRequest, view: View) -> ExtendedAnswer:
+    """Answer one extended request."""
+    operation = OPERATIONS.get(request.oid)
+    if operation is None:
+        return ExtendedAnswer(ResultCode.PROTOCOL_ERROR, "extended operation not supported")
+    if any(control.critical for control in request.controls):
+        return ExtendedAnswer(ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "critical control not supported")
+    return operation(request, view)
+
+
+def start_tls(request: ExtendedRequest, view: View) -> ExtendedAnswer:
+    """StartTLS, RFC 4511 §4.14: not twice, not while other requests are in progress; a bound state survives.
+
+    The response names the operation in every case, as §4.14.2 says.
+    """
+    if request.value is not None:
+        return ExtendedAnswer(ResultCode.PROTOCOL_ERROR, "StartTLS takes no value", Extension.START_TLS)
+    if view.encrypted:
+        return ExtendedAnswer(ResultCode.OPERATIONS_ERROR, "TLS is already in use", Extension.START_TLS)
+    if view.outstanding:
+        return ExtendedAnswer(ResultCode.OPERATIONS_ERROR, "other requests are in progress", Extension.START_TLS)
+    if not view.can_encrypt:
+        return ExtendedAnswer(ResultCode.UNAVAILABLE, "TLS is not available", Extension.START_TLS)
+    return ExtendedAnswer(ResultCode.SUCCESS, oid=Extension.START_TLS, start_tls=True)
+
+
+def who_am_i(request: ExtendedRequest, view: View) -> ExtendedAnswer:
+    """Who am I, RFC 4532: the authorization identity as response value, empty when anonymous; no responseName."""
+    if request.value is not None:
+        return ExtendedAnswer(ResultCode.PROTOCOL_ERROR, "Who am I takes no value")
+    return ExtendedAnswer(ResultCode.SUCCESS, value=view.authorization_id.encode())
+
+
+OPERATIONS: Mapping[str, Callable[[ExtendedRequest, View], ExtendedAnswer]] = {
+    Extension.START_TLS: start_tls,
+    Extension.WHO_AM_I: who_am_i,
+}

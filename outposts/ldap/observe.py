@@ -1,0 +1,108 @@
+"""What is told about finished requests: one log line each and the metrics. Never a password, never an entry's content.
+
+A search's line needs its filter as text; that is made only when the line is written.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from common import logs, metrics
+from outposts.ldap import routing
+from outposts.ldap.auth import BindAnswer, Identity
+from outposts.ldap.filter_text import to_text
+from outposts.ldap.messages import SearchRequest
+from outposts.ldap.rfc import ResultCode, Scope
+
+SCOPES = {Scope.BASE: "Base Object", Scope.ONE: "Single Level", Scope.SUB: "Whole Subtree", Scope.CHILDREN: "Children"}
+MAX_LOGGED_ATTRIBUTES = 50  # of one request
+
+log = logs.get_logger("ldap")
+
+
+class Observations:
+    """Counts and logs. ``outpost_name`` is set at each refresh. ``started`` everywhere is of ``time.perf_counter``."""
+
+    def __init__(self) -> None:
+        self._outpost_name = ""
+        self._histograms: dict[tuple[str, str], Any] = {}
+
+    @property
+    def outpost_name(self) -> str:
+        """The metric label of that name."""
+        return self._outpost_name
+
+    @outpost_name.setter
+    def outpost_name(self, name: str) -> None:
+        if name != self._outpost_name:
+            self._outpost_name = name
+            self._histograms.clear()
+
+    def bind(self, client_ip: str, name: bytes, answer: BindAnswer, started: float) -> None:
+        """A bind was answered."""
+        app = answer.provider.application_slug if answer.provider is not None else ""
+        took = time.perf_counter() - started
+        self._observe("bind", app, took)
+        if answer.reason:
+            self._rejected("bind", answer.label, app)
+        if log.enabled("info"):
+            fields: dict[str, Any] = {"reason": answer.reason} if answer.reason else {"cached": answer.cached}
+            self._line("bind", _text(name), client_ip, took, answer.code, **fields)
+
+    def search(
+        self, client_ip: str, identity: Identity | None, request: SearchRequest, result: routing.Result, started: float
+    ) -> None:
+        """A search was answered."""
+        took = time.perf_counter() - started
+        app = result.app
+        self._observe("search", app, took)
+        if result.reason:
+            self._rejected("search", result.reason, app)
+        if log.enabled("info"):
+            fields: dict[str, Any] = {"reason": result.reason} if result.reason else {}
+            self._line(
+                "search",
+                identity.dn if identity is not None else "",
+                client_ip,
+                took,
+                result.code,
+                baseDN=request.base.decode("utf-8", "replace"),
+                scope=SCOPES.get(Scope(request.scope), str(request.scope)),
+                filter=to_text(request.filter),
+                attributes=[name.decode("utf-8", "replace") for name in request.attributes[:MAX_LOGGED_ATTRIBUTES]],
+                entries=result.count,
+                **fields,
+            )
+
+    def other(self, client_ip: str, kind: str, identity: Identity | None, code: int, started: float) -> None:
+        """Any other request was answered."""
+        took = time.perf_counter() - started
+        self._observe(kind, "", took)
+        if log.enabled("info"):
+            self._line(kind, identity.dn if identity is not None else "", client_ip, took, code)
+
+    def _line(self, kind: str, name: str, client_ip: str, took: float, code: int, **fields: Any) -> None:
+        log.info(
+            kind,
+            bindDN=name.lower(),
+            requestId=str(uuid.uuid4()),
+            client=client_ip,
+            **{"took-ms": round(took * 1000, 2)},
+            result=ResultCode(code).name.lower(),
+            **fields,
+        )
+
+    def _observe(self, kind: str, app: str, took: float) -> None:
+        histogram = self._histograms.get((kind, app))
+        if histogram is None:
+            histogram = self._histograms[kind, app] = metrics.ldap_requests.labels(self._outpost_name, kind, app)
+        histogram.observe(took)
+
+    def _rejected(self, kind: str, reason: str, app: str) -> None:
+        metrics.ldap_rejected.labels(self._outpost_name, kind, reason, app).inc()
+
+
+def _text(name: bytes) -> str:
+    return name[:512].decode("utf-8", "replace")

@@ -1,0 +1,228 @@
+"""Where a search goes: which provider's directory, with which right, from memory or from the core.
+
+The right to search belongs to the connection: its ``Identity`` names the provider that granted it and what the user may
+see. A search reaches the provider nearest above its base; if that is another one than the identity's, it is refused.
+A base outside every provider is an unknown base of the identity's own provider. The root DSE and the schema are open to
+everybody.
+
+``code`` of a ``Result`` can only come from ``search.run``, or from a refusal made here, which is never success.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+from common.errors import CoreError
+from common.logs import get_logger
+from common.version import VERSION
+from outposts.ldap.auth import Identity
+from outposts.ldap.compare import compare
+from outposts.ldap.direct import Fetch, fetch_snapshot
+from outposts.ldap.directory import Snapshot
+from outposts.ldap.dn import DNError
+from outposts.ldap.extended import OPERATIONS
+from outposts.ldap.filters import Equality, attribute_description
+from outposts.ldap.messages import CompareRequest, SearchRequest
+from outposts.ldap.providers import Provider, Providers, ProviderSettings
+from outposts.ldap.rfc import NO_ATTRIBUTES, ControlOid, DerefAliases, Feature, ResultCode, Scope
+from outposts.ldap.schema import RootInfo
+from outposts.ldap.search import SearchAnswer, run
+
+log = get_logger("ldap.search")
+
+# Nothing here is a referral, so every search already is what this control asks for (RFC 3296 §3).
+HONOURED_CONTROLS = (ControlOid.MANAGE_DSA_IT,)
+FEATURES = (Feature.ALL_OPERATIONAL_ATTRIBUTES, Feature.OBJECT_CLASS_ATTRIBUTES, Feature.TRUE_FALSE_FILTERS)
+DEFAULT_TIMEOUT_S = 60.0  # the operator's search_timeout replaces it
+EMPTY_KEPT = 64  # directories without entries, for the root DSE of direct providers; some 20 KB each
+
+
+class Result:
+    """The answer to a search: entries in ``chunks``, then what the done message says.
+
+    ``reason`` is the metric's label of a refusal, else empty; ``app`` the application of the provider that answered.
+    """
+
+    __slots__ = ("answer", "app", "reason")
+
+    def __init__(self, answer: SearchAnswer, app: str = "", reason: str = "") -> None:
+        self.answer = answer
+        self.app = app
+        self.reason = reason
+
+    @property
+    def chunks(self) -> Iterator[bytes]:
+        """Search result entries, encoded."""
+        return self.answer.chunks
+
+    @property
+    def code(self) -> int:
+        """The result code; final once ``chunks`` is used up."""
+        return self.answer.final_code
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return self.answer.count
+
+
+# Reason → code and text of a refusal made here.
+REFUSALS: Mapping[str, tuple[ResultCode, str]] = {
+    "critical_control": (ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "critical control not supported"),
+    "empty_bind_dn": (ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "bind first"),
+    "invalid_bind_dn": (ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "bound to another part of the directory"),
+    "invalid_dn": (ResultCode.INVALID_DN_SYNTAX, "search base is not a distinguished name"),
+    "directory_not_loaded": (ResultCode.UNAVAILABLE, "directory not loaded yet"),
+    "core_unavailable": (ResultCode.UNAVAILABLE, "the identity core does not answer"),
+    "time_limit": (ResultCode.TIME_LIMIT_EXCEEDED, ""),
+    "unexpected": (ResultCode.OTHER, "internal error"),
+}
+
+
+def failed(reason: str, app: str = "") -> Result:
+    """A refusal of ``REFUSALS``; never success."""
+    code, text = REFUSALS.get(reason, REFUSALS["unexpected"])
+    return Result(SearchAnswer(code, iter(()), 0, diagnostic=text), app, reason)
+
+
+class Searches:
+    """Answers searches and compares of all connections."""
+
+    def __init__(self, fetch: Fetch, *, clock: Callable[[], float] = time.time) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._empty: dict[ProviderSettings, Snapshot] = {}
+        self.timeout_s = DEFAULT_TIMEOUT_S
+        # Of cached providers, for the root DSE: unix time of the last good load by pk, and what went wrong since.
+        self.loaded_at: Mapping[int, float] = {}
+        self.load_problem = ""
+
+    def begin(
+        self, request: SearchRequest, identity: Identity | None, providers: Providers
+    ) -> Result | Awaitable[Result]:
+        """Answer from memory, or give the work that asks the core."""
+        for control in request.controls:
+            if control.critical and control.oid not in HONOURED_CONTROLS:
+                return failed("critical_control")
+        own = providers.by_pk.get(identity.provider_pk) if identity is not None else None
+        if identity is None or own is None:
+            answer = run(None, request, None, info=self._info(None))
+            refused = answer.code == ResultCode.INSUFFICIENT_ACCESS_RIGHTS
+            return Result(answer, reason="empty_bind_dn" if refused else "")
+        settings = own.settings
+        try:
+            nearest = providers.for_base(request.base)
+        except DNError:
+            return failed("invalid_dn", settings.application_slug)
+        if nearest is None:
+            # Root DSE, schema, or a base outside: nothing of it needs the core.
+            snapshot = own.snapshot or self._nothing(settings)
+            answer = run(snapshot, request, identity.viewer, info=self._info(own), strict=settings.strict)
+            return Result(answer, settings.application_slug)
+        if nearest is not own:
+            return failed("invalid_bind_dn", settings.application_slug)
+        if not settings.search_cached:
+            return self._direct(request, identity, settings)
+        if own.snapshot is None:
+            return failed("directory_not_loaded", settings.application_slug)
+        limit = request.time_limit
+        answer = run(
+            own.snapshot,
+            request,
+            identity.viewer,
+            strict=settings.strict,
+            out_of_time=_timer(limit) if limit else None,
+        )
+        return Result(answer, settings.application_slug)
+
+    async def _direct(self, request: SearchRequest, identity: Identity, settings: ProviderSettings) -> Result:
+        """Ask the core, then answer with the same evaluator."""
+        limit_s = min(request.time_limit, self.timeout_s) if request.time_limit else self.timeout_s
+        app = settings.application_slug
+        try:
+            async with asyncio.timeout(limit_s):
+                snapshot = await fetch_snapshot(settings.options, request, identity.viewer, self._fetch)
+        except TimeoutError:
+            asked = request.time_limit and request.time_limit <= self.timeout_s
+            return failed("time_limit" if asked else "core_unavailable", app)
+        except CoreError as error:
+            log.error("direct search failed", provider=settings.name, problem=str(error))
+            return failed("core_unavailable", app)
+        return Result(run(snapshot, request, identity.viewer, strict=settings.strict), app)
+
+    def compare(
+        self, request: CompareRequest, identity: Identity | None, providers: Providers
+    ) -> ResultCode | Awaitable[ResultCode]:
+        """Compare, by the same ways as a search for the one entry."""
+        if any(control.critical and control.oid not in HONOURED_CONTROLS for control in request.controls):
+            return ResultCode.UNAVAILABLE_CRITICAL_EXTENSION
+        own = providers.by_pk.get(identity.provider_pk) if identity is not None else None
+        if identity is None or own is None:
+            return ResultCode.INSUFFICIENT_ACCESS_RIGHTS
+        try:
+            nearest = providers.for_base(request.name)
+        except DNError:
+            return ResultCode.INVALID_DN_SYNTAX
+        if nearest is None:
+            return ResultCode.NO_SUCH_OBJECT
+        if nearest is not own:
+            return ResultCode.INSUFFICIENT_ACCESS_RIGHTS
+        if not own.settings.search_cached:
+            return self._compare_direct(request, identity, own.settings)
+        if own.snapshot is None:
+            return ResultCode.UNAVAILABLE
+        return compare(own.snapshot, request, identity.viewer)
+
+    async def _compare_direct(
+        self, request: CompareRequest, identity: Identity, settings: ProviderSettings
+    ) -> ResultCode:
+        search = SearchRequest(
+            message_id=request.message_id,
+            base=request.name,
+            scope=Scope.BASE,
+            deref=DerefAliases.NEVER,
+            size_limit=0,
+            time_limit=0,
+            types_only=False,
+            filter=Equality(attribute_description(request.attribute) or "", request.value),
+            attributes=(NO_ATTRIBUTES,),
+        )
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                snapshot = await fetch_snapshot(settings.options, search, identity.viewer, self._fetch)
+        except (TimeoutError, CoreError) as error:
+            log.error("direct compare failed", provider=settings.name, problem=str(error))
+            return ResultCode.UNAVAILABLE
+        return compare(snapshot, request, identity.viewer)
+
+    def _nothing(self, settings: ProviderSettings) -> Snapshot:
+        """The directory of a provider without any user or group: it knows its own base."""
+        known = self._empty.get(settings)
+        if known is None:
+            if len(self._empty) >= EMPTY_KEPT:
+                self._empty.clear()
+            known = self._empty[settings] = Snapshot.build(settings.options, (), ())
+        return known
+
+    def _info(self, provider: Provider | None) -> RootInfo:
+        """What the root DSE tells of this server."""
+        operational: list[tuple[str, str]] = []
+        if provider is not None and provider.pk in self.loaded_at:
+            age_s = max(0.0, self._clock() - self.loaded_at[provider.pk])
+            operational.append(("directoryAgeSeconds", f"{age_s:.0f}"))
+        if provider is not None and provider.settings.search_cached and self.load_problem:
+            operational.append(("directoryLastError", self.load_problem))
+        return RootInfo(
+            version=VERSION,
+            controls=HONOURED_CONTROLS,
+            extensions=tuple(OPERATIONS),
+            features=FEATURES,
+            operational=tuple(operational),
+        )
+
+
+def _timer(seconds: int) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
