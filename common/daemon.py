@@ -35,6 +35,7 @@ from common.health import HealthServer
 from common.link import Link as CoreLink
 from common.login import LoginService
 from common.service import Connections, DaemonContext, Link, Service, ServiceFactory
+from common.setting_rows import EXTRAS_BY_NAME
 from common.settings import Settings
 from common.transport import AiohttpTransport
 from common.version import VERSION, build_hash
@@ -363,6 +364,9 @@ class Daemon:
         self._label(configuration)
         await self.service.apply(configuration)
         self.context.login.configuration_changed()
+        if (self.service.type, "login_timeout") in EXTRAS_BY_NAME:
+            config = configuration.outpost.config
+            self.context.login.budget_s = self.settings.extra(self.service.type, "login_timeout", config)
         self._in_service = configuration
         if not self._listening:
             for name, host, port in await self.service.listen():

@@ -88,7 +88,7 @@ class LoginService:
         self._transport = transport
         self._where = endpoint.endpoint(settings)
         self._token = settings.token
-        self._budget_s = budget_s
+        self.budget_s = budget_s  # seconds for one login; the daemon sets it anew with each configuration
         self._now = now
         self._monotonic = monotonic
         self._openings = Openings()
@@ -102,10 +102,10 @@ class LoginService:
     async def login(self, target: LoginTarget, credentials: Credentials) -> Outcome:
         """Run one login. Never raises (but for cancellation); takes no longer than the budget."""
         try:
-            async with asyncio.timeout(self._budget_s):
+            async with asyncio.timeout(self.budget_s):
                 return await self._login(target, credentials)
         except TimeoutError:
-            return Unavailable(Reason.DEADLINE, f"not done within {self._budget_s:g} s")
+            return Unavailable(Reason.DEADLINE, f"not done within {self.budget_s:g} s")
         except CoreError as error:
             return _unavailable(error)
         except Exception as error:
@@ -120,7 +120,7 @@ class LoginService:
             remember_me=target.remember_me,
         )
         opening = Opening(target.flow_slug, target.protocol, endpoint.bare_address(credentials.client_ip))
-        deadline = self._monotonic() + self._budget_s
+        deadline = self._monotonic() + self.budget_s
 
         def client() -> FlowClient:
             return self._client(

@@ -176,31 +176,6 @@ VARIABLES: tuple[Variable, ...] = (
         "1",
         "Worker processes. Only 1 so far: run several replicas to use more cores.",
     ),
-    Variable(
-        "OUTPOSTS_CORE__LISTEN",
-        "core_listen",
-        values.LISTEN_LIST,
-        "127.0.0.1:9080",
-        "Embedded core: HTTP.",
-    ),
-    Variable(
-        "AUTHENTIK_BOOTSTRAP_PASSWORD",
-        "bootstrap_password",
-        values.TEXT,
-        "",
-        "Embedded core: password of `akadmin`, set at the first start.",
-        in_files=False,
-        secret=True,
-    ),
-    Variable(
-        "AUTHENTIK_BOOTSTRAP_TOKEN",
-        "bootstrap_token",
-        values.TEXT,
-        "",
-        "Embedded core: API token of `akadmin`, set at the first start.",
-        in_files=False,
-        secret=True,
-    ),
 )
 
 # Read directly, before or outside the tables; named here for the documentation and the unknown-name check.
@@ -211,6 +186,15 @@ PLAIN_VARIABLES: Mapping[str, str] = {
     "GIT_BUILD_HASH": "Build hash that is reported to the core.",
     "HTTP_PROXY, HTTPS_PROXY, NO_PROXY": "Proxy for calls to the core and for the WebSocket.",
     "SSL_CERT_FILE, SSL_CERT_DIR": "Certificate authorities to trust instead of the system's.",
+}
+
+# Read by the embedded core itself (``core/settings.py``); here because daemons may share its environment.
+EMBEDDED_CORE: Mapping[str, str] = {
+    "OUTPOSTS_CORE__LISTEN": "Addresses to listen on; default `127.0.0.1:9080,[::1]:9080`.",
+    "OUTPOSTS_CORE__PUBLIC_URL": "Base URL for browsers; default: as the request says.",
+    "AUTHENTIK_BOOTSTRAP_PASSWORD": "Password of `akadmin`, set at the first start. Also with `_FILE`.",
+    "AUTHENTIK_BOOTSTRAP_TOKEN": "API token of `akadmin`, set at the first start. Also with `_FILE`.",
+    "AUTHENTIK_BOOTSTRAP_EMAIL": "E-mail address of `akadmin`, set at the first start.",
 }
 
 EXTRAS: tuple[ExtraSetting, ...] = (
@@ -294,15 +278,6 @@ EXTRAS: tuple[ExtraSetting, ...] = (
     ),
     ExtraSetting(
         "ldap",
-        "max_logins",
-        values.number(1, 10_000),
-        64,
-        "logins",
-        "Flows running at the same time; further binds wait. A core hashes about one password a second per two cores, "
-        "so more only makes every one of them slower.",
-    ),
-    ExtraSetting(
-        "ldap",
         "max_message_size_anonymous",
         values.size(1024),
         65_536,
@@ -313,9 +288,9 @@ EXTRAS: tuple[ExtraSetting, ...] = (
         "ldap",
         "max_message_size",
         values.size(1024),
-        1_048_576,
+        4_194_304,
         "bytes",
-        "Largest message after a bind: 1 MiB is a filter with some 10,000 terms.",
+        "Largest message after a bind: 4 MiB is a filter with tens of thousands of terms; OpenLDAP has the same.",
     ),
     ExtraSetting(
         "ldap",

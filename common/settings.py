@@ -23,6 +23,7 @@ from common import logs
 from common import setting_values as values
 from common.errors import SettingError, StartError
 from common.setting_rows import (
+    EMBEDDED_CORE,
     EXTRAS,
     EXTRAS_BY_NAME,
     LOG_LEVEL,
@@ -78,9 +79,6 @@ class Settings:
     state_dir: str | None = None
     ready_file: str | None = None
     workers: int = 1
-    core_listen: tuple[ListenAddress, ...] = ()
-    bootstrap_password: str = field(default="", repr=False)
-    bootstrap_token: str = field(default="", repr=False)
     tmpdir: str = "/tmp"
     build_hash: str = ""
     extras: Mapping[tuple[str, str], Sequence[object]] = field(default_factory=dict)
@@ -204,7 +202,7 @@ class _Reader:
 
     def check_names(self) -> None:
         """Refuse unknown names of ours. Unknown names of the core are shared by compose files: none of our business."""
-        known = {variable.name for variable in VARIABLES} | {row.variable for row in EXTRAS}
+        known = {variable.name for variable in VARIABLES} | {row.variable for row in EXTRAS} | set(EMBEDDED_CORE)
         known |= {variable.name + "_FILE" for variable in VARIABLES if variable.secret}
         for name in sorted(self._environ):
             if name.startswith("OUTPOSTS_") and name not in known:
@@ -399,6 +397,8 @@ def markdown() -> str:
         lines.append(f"| `{variable.name}` | {default} | {variable.kind.accepted} | {meaning} |")
     lines += ["", "## Surroundings", "", "| variable | meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in PLAIN_VARIABLES.items()]
+    lines += ["", "## Embedded core", "", "Environment only.", "", "| variable | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in EMBEDDED_CORE.items()]
     for type in dict.fromkeys(row.type for row in EXTRAS):
         lines += [
             "",

@@ -491,6 +491,15 @@ async def test_service_that_fails_to_apply(core: StubCore, tmp_path: Path, strea
     assert "s3cr3t" not in stream.getvalue()
 
 
+async def test_login_budget_follows_the_configuration(core: StubCore, tmp_path: Path) -> None:
+    """The whole time of a login is a setting, from the core too."""
+    async with living(core, tmp_path) as life:
+        assert life.service.context.login.budget_s == 90
+        core.outpost["config"]["x_ldap_login_timeout"] = "20s"
+        await life.refresh_now()
+        assert life.service.context.login.budget_s == 20
+
+
 async def test_vanished_outpost(core: StubCore, tmp_path: Path) -> None:
     """Not ready at once, served for the grace period, then refused; back as soon as the core knows it again."""
     outpost = core.outpost

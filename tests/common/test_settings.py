@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from common import logs, settings
+from common import logs, setting_rows, settings
 from common.errors import SettingError, StartError
 from common.settings import EXTRAS, VARIABLES, ListenAddress, Settings
+from core import settings as core_settings
 
 BASE = {"AUTHENTIK_HOST": "https://id.example.org", "AUTHENTIK_TOKEN": "t0ken"}
 
@@ -43,7 +44,6 @@ def test_defaults() -> None:
     assert found.listen_http == (ListenAddress("::", 9000),)
     assert found.listen_https == (ListenAddress("::", 9443),)
     assert found.listen_metrics == (ListenAddress("::", 9300),)
-    assert found.core_listen == (ListenAddress("127.0.0.1", 9080),)
     assert [str(network) for network in found.trusted_proxies] == [
         "127.0.0.0/8",
         "10.0.0.0/8",
@@ -204,11 +204,17 @@ def test_secret_file_that_gives_nothing(files: dict[str, str]) -> None:
 
 
 def test_secrets_are_not_in_the_representation() -> None:
-    """Neither token nor bootstrap secrets."""
-    found = load({"AUTHENTIK_BOOTSTRAP_PASSWORD": "p4ss", "AUTHENTIK_BOOTSTRAP_TOKEN": "b00t"})
-    assert (found.bootstrap_password, found.bootstrap_token) == ("p4ss", "b00t")
-    for secret in ("t0ken", "p4ss", "b00t"):
-        assert secret not in repr(found)
+    """The token is masked."""
+    assert "t0ken" not in repr(load())
+
+
+def test_names_of_the_embedded_core_are_known() -> None:
+    """A shared environment does not stop a daemon; the list is the embedded core's own."""
+    ours = {name for name in setting_rows.EMBEDDED_CORE if name.startswith("OUTPOSTS_")}
+    assert ours == {name for name in core_settings.NAMES if name.startswith(core_settings.PREFIX)}
+    load(dict.fromkeys(setting_rows.EMBEDDED_CORE, "x"))
+    with pytest.raises(SettingError, match="OUTPOSTS_CORE__LISTEN"):
+        load({"OUTPOSTS_CORE__LISTN": "x"})
 
 
 @pytest.mark.parametrize(("text", "level"), [("WARNING", "warning"), ("Trace", "trace"), ("loud", "debug")])
