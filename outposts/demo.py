@@ -265,7 +265,7 @@ Ctrl-C stops everything."""
     def _usable_port(self, name: str, port: int) -> int:
         if all(can_bind(address, port) for address in self.addresses):
             return port
-        for _ in range(20):
+        for _ in range(20 if can_bind(self.addresses[0], 0) else 0):
             free = free_port(self.addresses[0])
             if free not in self.ports.values() and all(can_bind(address, free) for address in self.addresses):
                 self.moved.append(f"port {port} ({name}) is in use, took {free}")
