@@ -129,7 +129,8 @@ class Link:
         """Wait, but not after ``close``. Even a pause of nothing lets others run."""
         await asyncio.sleep(0)
         try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
         except TimeoutError:
             pass
 
@@ -158,7 +159,7 @@ class Link:
         finally:
             self._down()
             self._socket = None
-        await web_socket.close()
+            await web_socket.close()  # also when cancelled: without it the connection would linger
         return self._clock() - began
 
     async def _connect(self, attempt: int) -> aiohttp.ClientWebSocketResponse:
@@ -197,7 +198,8 @@ class Link:
     async def _read(self, web_socket: aiohttp.ClientWebSocketResponse) -> None:
         """Hand on what comes; return at the end of the connection, raise TimeoutError after silence."""
         while True:
-            message = await asyncio.wait_for(web_socket.receive(), self._timing.silence_s)
+            async with asyncio.timeout(self._timing.silence_s):
+                message = await web_socket.receive()
             if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                 self._dispatch(events.decode(message.data))
             else:
@@ -209,7 +211,8 @@ class Link:
         """Say hello at once and then every ten seconds. The only place that sends."""
         timing = self._timing
         while True:
-            await asyncio.wait_for(web_socket.send_str(events.encode(self._hello())), timing.write_s)
+            async with asyncio.timeout(timing.write_s):
+                await web_socket.send_str(events.encode(self._hello()))
             await asyncio.sleep(timing.hello_s + random.uniform(-timing.hello_jitter_s, timing.hello_jitter_s))
 
     def _dispatch(self, event: events.Event) -> None:
