@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -83,40 +84,45 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
         started.stop()
 
 
-def connection(running: RunningDemo, name: str, password: str) -> Any:
-    """An unbound ldap3 connection."""
+@contextlib.contextmanager
+def connection(running: RunningDemo, name: str, password: str) -> Iterator[Any]:
+    """An unbound ldap3 connection, closed at the end."""
     server = ldap3.Server("127.0.0.1", running.ldap_port, get_info=ldap3.NONE, connect_timeout=10)
-    return ldap3.Connection(server, f"cn={name},ou=users,{BASE}", password, receive_timeout=20)
+    link = ldap3.Connection(server, f"cn={name},ou=users,{BASE}", password, receive_timeout=20)
+    try:
+        yield link
+    finally:
+        link.unbind()
 
 
 def test_search_account_reads_alice_and_everybody(running: RunningDemo) -> None:
     """The printed commands' account finds real entries."""
-    link = connection(running, "search", "search-demo-pw")
-    assert link.bind(), link.result
-    assert link.search(BASE, "(cn=alice)", attributes=["*"])
-    people = [entry for entry in link.response if entry["dn"] == f"cn=alice,ou=users,{BASE}"]
-    assert people[0]["attributes"]["mail"] == ["alice@example.org"]
-    assert sorted(people[0]["attributes"]["memberOf"]) == [f"cn={g},ou=groups,{BASE}" for g in ("admins", "staff")]
-    assert link.search(f"ou=users,{BASE}", "(objectClass=user)", attributes=["cn"])
-    names = {entry["attributes"]["cn"][0] for entry in link.response}
-    assert {"alice", "bob", "search", "user01", "user50"} <= names
-    link.unbind()
+    with connection(running, "search", "search-demo-pw") as link:
+        assert link.bind(), link.result
+        assert link.search(BASE, "(cn=alice)", attributes=["*"])
+        people = [entry for entry in link.response if entry["dn"] == f"cn=alice,ou=users,{BASE}"]
+        assert people[0]["attributes"]["mail"] == ["alice@example.org"]
+        assert sorted(people[0]["attributes"]["memberOf"]) == [f"cn={g},ou=groups,{BASE}" for g in ("admins", "staff")]
+        assert link.search(f"ou=users,{BASE}", "(objectClass=user)", attributes=["cn"])
+        names = {entry["attributes"]["cn"][0] for entry in link.response}
+        assert {"alice", "bob", "search", "user01", "user50"} <= names
 
 
 def test_wrong_password_is_49(running: RunningDemo) -> None:
     """A wrong password is never accepted."""
-    link = connection(running, "alice", "alice-demo-pw ")
-    assert not link.bind()
-    assert link.result["result"] == 49
+    with connection(running, "alice", "alice-demo-pw ") as link:
+        assert not link.bind()
+        assert link.result["result"] == 49
 
 
 def test_bob_needs_his_code(running: RunningDemo) -> None:
     """The TOTP device counts: without a code 49, with ``password;code`` 0."""
-    without = connection(running, "bob", "bob-demo-pw")
-    assert not without.bind()
-    assert without.result["result"] == 49
+    with connection(running, "bob", "bob-demo-pw") as link:
+        assert not link.bind()
+        assert link.result["result"] == 49
     code = pyotp.TOTP(demo.BOB_TOTP_SECRET).now()
-    assert connection(running, "bob", f"bob-demo-pw;{code}").bind()
+    with connection(running, "bob", f"bob-demo-pw;{code}") as link:
+        assert link.bind()
 
 
 def test_everything_to_try_is_printed(running: RunningDemo) -> None:
