@@ -75,18 +75,6 @@ certificate_expiry = Gauge(
 )
 link_reconnects = Counter("outposts_websocket_connects_total", "Openings of the WebSocket to the core.")
 session_ends = Counter("outposts_session_ends_total", "Session ends heard from the core.")
-core_calls = Counter(
-    "outposts_core_calls_total",
-    "Calls to the core by kind of outcome: ok, unavailable, forbidden, not_found, rejected, nonsense.",
-    ("outcome",),
-)
-logins = Counter(
-    "outposts_logins_total",
-    "Login flows run to their end. outcome: passed, denied, unavailable.",
-    ("outcome", "reason"),
-)
-logins_running = Gauge("outposts_logins_running", "Login flows that run now.")
-
 # Ours: the listeners.
 connections = Gauge("outposts_connections", "Open client connections.", ("listener",))
 connections_refused = Counter(
@@ -99,7 +87,6 @@ protocol_errors = Counter(
 # Ours: the directory and its caches.
 snapshot_age = Gauge("outposts_snapshot_age_seconds", "Age of the directory snapshot in service.", ("app",))
 snapshot_entries = Gauge("outposts_snapshot_entries", "Entries of the directory snapshot in service.", ("app",))
-snapshot_bytes = Gauge("outposts_snapshot_bytes", "Size of the directory snapshot in service.", ("app",))
 snapshot_errors = Counter("outposts_snapshot_errors_total", "Refreshes of a directory that failed.", ("app",))
 snapshot_seconds = Histogram(
     "outposts_snapshot_duration_seconds",
@@ -111,7 +98,9 @@ snapshot_skipped = Gauge("outposts_snapshot_skipped_objects", "Users and groups 
 gid_collisions = Gauge("outposts_gid_collisions", "Groups that share a gidNumber with another entry.", ("app",))
 bind_cache_entries = Gauge("outposts_bind_cache_entries", "Successful binds that are remembered.")
 bind_cache_lookups = Counter(
-    "outposts_bind_cache_lookups_total", "Look-ups in the bind cache. result: hit, miss, offline, ended.", ("result",)
+    "outposts_bind_cache_lookups_total",
+    "Look-ups in the bind cache. result: hit, miss, offline (a hit after its end, core away).",
+    ("result",),
 )
 
 METRICS: tuple[Any, ...] = tuple(

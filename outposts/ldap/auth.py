@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from common import logs
+from common import logs, metrics
 from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Reason, Unavailable
 from outposts.ldap.bind_cache import BindCache, Lifetimes
 from outposts.ldap.dn import DN, DNError
@@ -250,6 +250,7 @@ class Authenticator:
         provider = question.provider
         if provider.bind_cached:
             known = self._cache.fresh(provider.pk, question.digest, self._now())
+            metrics.bind_cache_lookups.labels("miss" if known is None else "hit").inc()
             if known is not None:
                 return _granted(known, provider, cached=True)
         flight_key = (question.digest, question.client_ip)
@@ -315,6 +316,7 @@ class Authenticator:
             if provider.bind_cached:
                 known = self._cache.graced(provider.pk, question.digest, now)
                 if known is not None:
+                    metrics.bind_cache_lookups.labels("offline").inc()
                     log.info("core unreachable, cached bind honoured", provider=provider.name)
                     return _granted(known, provider, cached=True)
             return refused(outcome.reason, provider, UNKNOWN_FAILURE)

@@ -71,8 +71,8 @@ def test_every_metric_is_listed_and_named_by_rule() -> None:
 
 def test_text_has_the_prometheus_format() -> None:
     """Help, type and samples; no "_created" series."""
-    metrics.logins.labels("denied", "access_denied").inc()
+    metrics.bind_cache_lookups.labels("hit").inc()
     text = metrics.text().decode()
-    assert "# TYPE outposts_logins_total counter" in text
-    assert 'outposts_logins_total{outcome="denied",reason="access_denied"}' in text
+    assert "# TYPE outposts_bind_cache_lookups_total counter" in text
+    assert 'outposts_bind_cache_lookups_total{result="hit"}' in text
     assert "_created" not in text
