@@ -22,6 +22,7 @@ from outposts.ldap.builder import SnapshotBuilder
 from outposts.ldap.direct import GROUP_PARAMETERS, USER_PARAMETERS, Parameters
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.providers import ProviderSettings
+from outposts.ldap.routing import report_objects
 
 log = logs.get_logger("ldap.refresh")
 
@@ -139,13 +140,7 @@ def _report(provider: ProviderSettings, snapshot: Snapshot, seconds: float) -> N
     metrics.snapshot_skipped.labels(app).set(report.error_count)
     metrics.gid_collisions.labels(app).set(len(report.gid_collisions))
     metrics.snapshot_seconds.labels(app).observe(seconds)
-    if report.error_count:
-        log.error(
-            "users or groups without an entry",
-            provider=provider.name,
-            count=report.error_count,
-            first=list(report.errors),
-        )
+    report_objects(provider, snapshot)
     if report.gid_collisions:
         log.warning(
             "groups share a gidNumber; give one of them the attribute gidNumber, or set gid to hash",

@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+from common import metrics
 from common.errors import CoreError
 from common.logs import get_logger
 from common.version import VERSION
@@ -87,6 +88,19 @@ def failed(reason: str, app: str = "") -> Result:
     return Result(SearchAnswer(code, iter(()), 0, diagnostic=text), app, reason)
 
 
+def report_objects(settings: ProviderSettings, snapshot: Snapshot) -> None:
+    """Count and log what of a listing has no entry (row 87): the other entries are served."""
+    report = snapshot.report
+    if report.error_count:
+        metrics.snapshot_skipped.labels(settings.application_slug).set(report.error_count)
+        log.error(
+            "users or groups without an entry",
+            provider=settings.name,
+            count=report.error_count,
+            first=list(report.errors),
+        )
+
+
 class Searches:
     """Answers searches and compares of all connections."""
 
@@ -150,6 +164,7 @@ class Searches:
         except CoreError as error:
             log.error("direct search failed", provider=settings.name, problem=str(error))
             return failed("core_unavailable", app)
+        report_objects(settings, snapshot)
         return Result(run(snapshot, request, identity.viewer, strict=settings.strict), app)
 
     def compare(
