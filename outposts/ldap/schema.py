@@ -259,7 +259,7 @@ ATTRIBUTE_TYPES: tuple[AttributeType, ...] = tuple(
         "1.3.6.1.4.1.26027.1.1.",
         "2 ak-superuser,goauthentik.io/ldap/superuser B1; 3 ak-active,goauthentik.io/ldap/active B1;"
         " 4 goauthentikio-user-sources,goauthentik.io/ldap/sources S;"
-        " 10 outpostSnapshotTime G1o; 11 outpostSnapshotEntries I1o; 12 outpostLastError S1o",
+        " 10 directoryAgeSeconds I1o; 12 directoryLastError S1o",
     )
 )  # fmt: skip
 

@@ -1,0 +1,88 @@
+"""The index answers as a plain scan over all values would."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from outposts.ldap.index import LARGE_POSTING, Column, Index, _matches
+
+VALUES = st.text(alphabet="ab c", max_size=6).map(lambda text: text.encode())
+PAIRS = st.lists(st.tuples(VALUES, st.integers(0, 40)), max_size=200)
+
+
+def build(pairs: list[tuple[bytes, int]]) -> Index:
+    return Index.build([value for value, _ in pairs], [number for _, number in pairs], BitMap([n for _, n in pairs]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(PAIRS, VALUES, VALUES)
+def test_equality_and_ranges(pairs: list[tuple[bytes, int]], low: bytes, high: bytes) -> None:
+    """Equality, open and closed ranges, before and after a round trip through bytes."""
+    index = build(pairs)
+    for tested in (index, Index.from_parts(index.parts())):
+        assert set(tested.equal(low)) == {number for value, number in pairs if value == low}
+        assert set(tested.between(low, None)) == {number for value, number in pairs if value >= low}
+        assert set(tested.between(None, low)) == {number for value, number in pairs if value <= low}
+        assert set(tested.between(low, high)) == {number for value, number in pairs if low <= value <= high}
+        assert set(zip(*tested.pairs(), strict=True)) == set(pairs)
+
+
+@settings(max_examples=300, deadline=None)
+@given(PAIRS, st.none() | VALUES, st.lists(VALUES, max_size=3), st.none() | VALUES)
+def test_substrings(
+    pairs: list[tuple[bytes, int]], initial: bytes | None, middle: list[bytes], final: bytes | None
+) -> None:
+    """Every combination of parts finds what a scan finds."""
+    expected = {number for value, number in pairs if _matches(value, initial or b"", middle, final)}
+    assert set(build(pairs).substring(initial, middle, final)) == expected
+
+
+def test_parts_do_not_share_bytes() -> None:
+    """``a*a`` needs two of them; parts keep their order."""
+    assert not _matches(b"a", b"a", [], b"a")
+    assert _matches(b"aa", b"a", [], b"a")
+    assert not _matches(b"cb", b"", [b"b", b"c"], None)
+    assert not _matches(b"abc", b"ab", [b"b"], b"c")
+
+
+def test_many_hits_and_large_postings() -> None:
+    """The value-by-value path and bitmaps give the same as everything else."""
+    pairs = [(b"user%05d@x" % number, number) for number in range(5000)]
+    index = build(pairs)
+    assert len(index.substring(None, [b"@x"], None)) == 5000
+    assert len(index.substring(None, [], b"9@x")) == 500
+    assert set(index.substring(None, [b"r0123"], None)) == set(range(1230, 1240))
+    large = build([(b"same", number) for number in range(LARGE_POSTING * 3)] + [(b"other", 1)])
+    assert len(large.equal(b"same")) == LARGE_POSTING * 3
+    assert set(large.between(b"p", None)) == set(range(LARGE_POSTING * 3))
+    assert len(large.substring(b"sa", [], None)) == LARGE_POSTING * 3
+    assert list(Index.from_parts(large.parts()).numbers(1)) == list(range(LARGE_POSTING * 3))
+
+
+def test_empty_index() -> None:
+    """No values: nothing is found, nothing breaks."""
+    index = Index.build([], [], BitMap())
+    assert not index.equal(b"a")
+    assert not index.between(None, None)
+    assert not index.substring(None, [b"a"], None)
+    assert index.values() == []
+
+
+def test_value_at_the_edges_of_another() -> None:
+    """A value is never found as part of a longer one."""
+    index = build([(b"alice", 1), (b"lice", 2), (b"alic", 3), (b"", 4)])
+    assert set(index.equal(b"lice")) == {2}
+    assert set(index.equal(b"alic")) == {3}
+    assert set(index.equal(b"")) == {4}
+    assert not index.equal(b"ali")
+
+
+def test_column_keeps_pairs() -> None:
+    """Values come back in order, empty ones too."""
+    column = Column()
+    for value in (b"b", b"", b"a"):
+        column.add(value, len(value))
+    assert column.split() == [b"b", b"", b"a"]
+    assert Column().split() == []
