@@ -469,6 +469,9 @@ def main(
         sys.stderr.write(f"outposts {type}: {error}\n")
         return error.exit_code
     logs.configure(loaded.log_level, debug=loaded.debug)
+    if not loaded.debug and os.environ.pop("SSLKEYLOGFILE", None) is not None:
+        # Python's TLS contexts would write session keys there: never outside of debugging (core-contract §1.1).
+        log.warning("SSLKEYLOGFILE ignored without AUTHENTIK_DEBUG")
     for warning in loaded.warnings:
         log.warning("setting", problem=warning)
     loop = loop_factory()

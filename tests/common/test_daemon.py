@@ -588,6 +588,19 @@ async def test_c28_stop_finishes_requests(core: StubCore, tmp_path: Path, number
         await until(lambda: not core.connected(), "websocket closed")
 
 
+async def test_interrupt_that_the_parent_ignores(core: StubCore, tmp_path: Path) -> None:
+    """A parent that handles Ctrl-C itself starts daemons with SIGINT ignored; it stays so."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        async with living(core, tmp_path) as life:
+            os.kill(os.getpid(), signal.SIGINT)
+            await life.refresh_now()
+            assert not life.task.done()
+            assert life.service.steps == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def test_stop_does_not_wait_for_ever(core: StubCore, tmp_path: Path) -> None:
     """A request that does not end is cut off; one refresh that hangs, too."""
     async with living(core, tmp_path, drain_s=0.2) as life:
@@ -614,8 +627,12 @@ sys.exit(daemon.main("ldap", factory))
 
 
 async def test_c28_second_signal_ends_at_once(core: StubCore, tmp_path: Path) -> None:
-    """A request that never ends holds the first stop up, not the second. With the real loop and the real process."""
+    """A request that never ends holds the first stop up, not the second. With the real loop and the real process.
+
+    It also says that it does not let TLS session keys be written.
+    """
     environ = {
+        "SSLKEYLOGFILE": str(tmp_path / "keys"),
         "AUTHENTIK_HOST": core.url,
         "AUTHENTIK_TOKEN": core.token,
         "AUTHENTIK_LISTEN__METRICS": "127.0.0.1:0",
@@ -630,6 +647,7 @@ async def test_c28_second_signal_ends_at_once(core: StubCore, tmp_path: Path) ->
         process.signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.process.wait, WAIT_S) == 0
         assert time.monotonic() - began < daemon_module.DRAIN_S
+        assert "SSLKEYLOGFILE ignored" in process.text()
     finally:
         process.kill()
 
