@@ -12,6 +12,7 @@ import ipaddress
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -35,6 +36,8 @@ from core.settings import CoreSettings
 from core.stages.base import Stage
 
 log = get_logger(__name__)
+
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 API = "/api/v3"
 MAX_BODY_BYTES = 1024 * 1024  # the largest body is a blueprint import of a few hundred kilobytes
@@ -87,7 +90,7 @@ class Server:
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = uuid.uuid4().hex
-        request["id"] = request_id
+        _request_id.set(request_id)
         response: web.StreamResponse
         try:
             if not self.ready and request.path != "/-/health/live/":
@@ -151,7 +154,7 @@ class Server:
             cookies=cookies,
             brand=self._services.database.brand_for(host),
             outpost=outpost,
-            request_id=request["id"],
+            request_id=_request_id.get(),
             session=session,
         )
         return facts, session
