@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -67,7 +68,9 @@ class Fault:
 class StubCore:
     """The fake core; a context manager, or ``start`` and ``stop``. ``stop`` and ``start`` again keep the port."""
 
-    def __init__(self, type_: str = "ldap") -> None:
+    def __init__(self, type_: str = "ldap", *, sub_path: str = "", tls: ssl.SSLContext | None = None) -> None:
+        self.sub_path = sub_path  # such as "/auth": all addresses are below it
+        self.tls = tls
         self.token = TOKEN
         self.outpost = factories.outpost(type_)
         self.root_config: JSON = {
@@ -102,7 +105,7 @@ class StubCore:
     @property
     def url(self) -> str:
         """Its base URL, without a final slash."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}{self.sub_path}"
 
     def __enter__(self) -> StubCore:
         self.start()
@@ -141,11 +144,11 @@ class StubCore:
         self._loop = asyncio.get_running_loop()
         self._halt, self._closing = asyncio.Event(), asyncio.Event()
         application = web.Application(middlewares=[self._middleware], client_max_size=4 * 2**20)
-        application.router.add_get("/ws/outpost/{pk}/", self._websocket)
+        application.router.add_get(self.sub_path + "/ws/outpost/{pk}/", self._websocket)
         application.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls)
         await site.start()
         self.port = runner.addresses[0][1]
         started.set()
@@ -242,7 +245,7 @@ class StubCore:
     async def _middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        path = request.path.removeprefix(API)
+        path = request.path.removeprefix(self.sub_path).removeprefix(API)
         body = await _body_of(request)
         headers = {key.lower(): value for key, value in request.headers.items()}
         self.calls.append(
@@ -292,8 +295,8 @@ class StubCore:
         return answer
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        path = request.path
-        if not path.startswith(API):
+        path = request.path.removeprefix(self.sub_path)
+        if not request.path.startswith(self.sub_path + API):
             return web.Response(status=404, text="<html></html>", content_type="text/html")
         path = path.removeprefix(API)
         try:

@@ -1,7 +1,7 @@
 """The lists of the fake core: filters, paging and refusals as recorded from a real one.
 
-User and group names compare exactly, with their case; a repeated key is "or"; an unknown group or member is 400; unknown
-keys are ignored; a page out of range is 404.
+User and group names compare exactly, with their case; a repeated key is "or"; an unknown group or member is 400;
+unknown keys are ignored; a page out of range is 404.
 """
 
 from __future__ import annotations

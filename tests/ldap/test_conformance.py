@@ -234,6 +234,7 @@ def test_row_21_the_cookies_end_ends_the_cached_bind(cached: Side) -> None:
     cached.core.executor.flows["bind-flow"] = [Identification(), Login(expires=expires)]
     with cached.client() as client:
         assert client.bind(user("bob"), "pw-row-21").code == 0
+        cached.core.executor.flows["bind-flow"] = [Identification(), Login()]
         cached.core.forget()
 
         def asked_again() -> bool:
