@@ -256,17 +256,19 @@ class FlowClient:
     async def _arrive(self, method: str, response: Response) -> Challenge:
         """Follow redirects to the executor itself; any other one is the flow's end, as if the core had said so."""
         call = f"{method} {self._path}"
-        for _ in range(MAX_HOPS + 1):
-            if response.status not in REDIRECTS:
-                return self._challenge(call, response)
+        hops = 0
+        while response.status in REDIRECTS:
             location = response.headers.get("location")
             if not location:
                 raise CoreNonsense(call, "redirect without Location", status=response.status)
             target = self._where.own_target(location)
             if target is None or target.partition("?")[0] != self._path:
                 return Redirect(component="xak-flow-redirect", to=location)
+            hops += 1
+            if hops > MAX_HOPS:
+                raise CoreNonsense(call, f"more than {MAX_HOPS} redirects")
             response = await self.get(target)
-        raise CoreNonsense(call, f"more than {MAX_HOPS} redirects")
+        return self._challenge(call, response)
 
     def _challenge(self, call: str, response: Response) -> Challenge:
         error = error_for(call, response)
