@@ -46,7 +46,7 @@ class Origin:
     context_matters: bool = True
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Contents:
     """Entries and indexes of one provider's directory. Never changed once they are complete."""
 
@@ -57,3 +57,8 @@ class Contents:
     kinds: Mapping[Kind, BitMap]  # all entries of each kind
     origin: Origin = field(default_factory=Origin)
     report: BuildReport = field(default_factory=BuildReport)
+
+    def __repr__(self) -> str:
+        """Short: entries hold people's data."""
+        counts = ", ".join(f"{kind.name.lower()}={len(members)}" for kind, members in self.kinds.items())
+        return f"{type(self).__name__}({self.options.base_dn!r}, {counts})"

@@ -81,7 +81,8 @@ def test_two_keys_with_one_name_are_one_attribute() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (1.0, "1"), (1e21, "1000000000000000000000"), (1e-7, "0.0000001"), (-0.5, "-0.5"), (2**63, "9223372036854775808"),
+        (1.0, "1"), (1e21, "1000000000000000000000"), (1e-7, "0.0000001"), (-0.5, "-0.5"),
+        (2**63, "9223372036854775808"),
         ({"b": [1, None], "a": True}, "map[a:true b:[1 <nil>]]"),
     ],
 )  # fmt: skip
@@ -127,9 +128,9 @@ def test_uid_modes() -> None:
     """``uid`` is the core's hash unless the login name is asked for or names the entry."""
     user = User(pk=1, username="alice", uid="a" * 64, attributes={"uid": "other"})
     assert show(user)["uid"] == ("other",)
-    assert dict(entries.user_entry(EntryOptions("dc=x", uid_mode="username"), User(pk=1, username="al"), ()).attributes)[
-        "uid"
-    ] == ("al",)
+    assert dict(
+        entries.user_entry(EntryOptions("dc=x", uid_mode="username"), User(pk=1, username="al"), ()).attributes
+    )["uid"] == ("al",)
     named = entries.user_entry(EntryOptions("dc=x", dn_attribute="uid"), user, ())
     assert named.dn == "uid=alice,ou=users,dc=x"
     assert dict(named.attributes)["uid"] == ("alice",)

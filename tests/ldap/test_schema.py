@@ -48,7 +48,16 @@ def test_equal_values(letter: str, one: str, other: str) -> None:
 
 @pytest.mark.parametrize(
     ("letter", "value"),
-    [("I", "abc"), ("I", ""), ("I", "1.5"), ("G", "2026"), ("G", "20261301000000Z"), ("B", "yes"), ("U", "x"), ("D", "x")],
+    [
+        ("I", "abc"),
+        ("I", ""),
+        ("I", "1.5"),
+        ("G", "2026"),
+        ("G", "20261301000000Z"),
+        ("B", "yes"),
+        ("U", "x"),
+        ("D", "x"),
+    ],
 )
 def test_invalid_values(letter: str, value: str) -> None:
     """A value that the syntax does not allow has none."""
