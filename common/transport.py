@@ -6,7 +6,6 @@ A transport sends exactly the bytes of the target it is given, follows no redire
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ MAX_CONNECTIONS = 64  # contract asks for at least 32; one login needs two at a 
 # Idle connections are dropped before the core drops them: uvicorn keeps 5 s, routers in front of it longer. A POST on a
 # connection that the other side is just closing is lost, and a POST must never be repeated.
 KEEP_ALIVE_S = 4.0
+DNS_CACHE_S = 10  # a core that moves to another address is found again within that time
 MAX_ANSWER_BYTES = 1024 * 1024  # answers on this path are below 10 KiB; a webauthn challenge with many keys below 100
 
 
@@ -103,9 +103,7 @@ def connector(settings: CoreSettings, where: Endpoint, *, limit: int = MAX_CONNE
     if where.socket_path is not None:
         return aiohttp.UnixConnector(where.socket_path, limit=limit, keepalive_timeout=KEEP_ALIVE_S)
     context: ssl.SSLContext | bool = tls_context(settings) if where.scheme == "https" else True
-    return aiohttp.TCPConnector(
-        limit=limit, keepalive_timeout=KEEP_ALIVE_S, ssl=context, family=socket.AF_UNSPEC, ttl_dns_cache=10
-    )
+    return aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEP_ALIVE_S, ssl=context, ttl_dns_cache=DNS_CACHE_S)
 
 
 class AiohttpTransport:
