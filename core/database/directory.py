@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from core.database.store import CREATED, DELETED, UPDATED, Store
+from core.database.store import UPDATED, Store
 from core.errors import ValidationFailed
 from core.models import (
     INTENT_API,
@@ -327,10 +327,8 @@ class DirectoryStore(Store):
                 if kind == UPDATED and not record.is_active:
                     self.end_sessions(int(record.pk or 0))
             case Group():
-                before = self.ancestor_pks(record.pk)
                 self._rebuild_closure(record.pk)
-                if kind == CREATED or before != self.ancestor_pks(record.pk):
-                    self._refuse_circle(record)
+                self._refuse_circle(record)
 
     def _refuse_circle(self, group: Group) -> None:
         for parent in group.parents:
@@ -386,6 +384,3 @@ def _check_user(user: User) -> None:
         problems["path"] = ["No empty segments in user path allowed."]
     if problems:
         raise ValidationFailed(problems)
-
-
-__all__ = ["DELETED", "DirectoryStore", "merge", "new_token_key"]
