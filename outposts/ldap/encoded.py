@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, repeat
-from operator import sub
+from operator import gt, sub
 from typing import NamedTuple
 
 from outposts.ldap.ber import encode_integer, header, length_of, tlv
@@ -182,23 +182,27 @@ def _getter(data: Buffer) -> Callable[[slice], Buffer]:
 
 
 class StoreWriter:
-    """Collects the entries of one kind. Slots may be written in any order; ``finish`` puts them in slot order."""
+    """Collects the entries of one kind. Slots may be written in any order, each once; ``finish`` puts them in order.
+
+    Flat arrays all the way: a hundred thousand tuples would cost more than the entries they describe.
+    """
 
     def __init__(self, suffix: bytes) -> None:
         self.suffix = suffix
         self._data = bytearray()
-        self._rows: dict[int, tuple[int, int, int, int, int]] = {}  # slot → data start, stop, cut start, stop, layout
         self._cuts = array("I")
+        self._slots = array("I")  # in the order written; so are the following
+        self._ends = array("Q")
+        self._cut_ends = array("I")
+        self._layout_numbers = array("I")
+        self._uuids = bytearray()
         self._layouts: dict[Layout, int] = {}
-        self._uuids: dict[int, bytes] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._slots)
 
     def add(self, slot: int, dn: bytes, attributes: Sequence[tuple[str, bytes]], uuid: bytes) -> None:
         """``attributes``: (name, finished BER)."""
-        start = len(self._data)
-        first_cut = len(self._cuts)
         name = tlv(OCTET_STRING, dn)
         opening = bytes((SEQUENCE,)) + length_of(sum([len(raw) for _, raw in attributes]) + len(self.suffix))
         self._data += name
@@ -210,48 +214,44 @@ class StoreWriter:
             self._data += raw
             position += len(raw)
             self._cuts.append(position)
-        layout = tuple([key for key, _ in attributes])
-        number = self._layouts.setdefault(layout, len(self._layouts))
-        self._rows[slot] = (start, len(self._data), first_cut, len(self._cuts), number)
-        self._uuids[slot] = uuid
+        self._close(slot, tuple([key for key, _ in attributes]), uuid)
 
     def copy(self, slot: int, store: EntryStore) -> None:
         """Take over the bytes of an unchanged entry."""
-        start, first_cut = len(self._data), len(self._cuts)
         self._data += store.data[store.starts[slot] : store.starts[slot + 1]]
         self._cuts.extend(list(store.cuts[store.cut_starts[slot] : store.cut_starts[slot + 1]]))
-        layout = store.layouts[store.layout_numbers[slot]]
-        number = self._layouts.setdefault(layout, len(self._layouts))
-        self._rows[slot] = (start, len(self._data), first_cut, len(self._cuts), number)
-        self._uuids[slot] = bytes(store.uuids[slot * 16 : slot * 16 + 16])
+        self._close(slot, store.layouts[store.layout_numbers[slot]], store.uuids[slot * 16 : slot * 16 + 16])
+
+    def _close(self, slot: int, layout: Layout, uuid: Buffer) -> None:
+        self._slots.append(slot)
+        self._ends.append(len(self._data))
+        self._cut_ends.append(len(self._cuts))
+        self._layout_numbers.append(self._layouts.setdefault(layout, len(self._layouts)))
+        self._uuids += uuid
 
     def finish(self) -> EntryStore:
-        """The store; this writer is empty afterwards."""
-        slots = max(self._rows, default=-1) + 1
-        starts, cut_starts, numbers = array("Q", [0]), array("I", [0]), array("I")
-        rows = self._rows
-        free = (0, 0, 0, 0, 0)
-        order = list(rows)
-        if order == sorted(order):
-            data, cuts = self._data, self._cuts
-            position = cut_position = 0
-            for slot in range(slots):
-                row = rows.get(slot, free)
-                position += row[1] - row[0]
-                cut_position += row[3] - row[2]
-                starts.append(position)
-                cut_starts.append(cut_position)
-                numbers.append(row[4])
-        else:
+        """The store; this writer is not to be used any more."""
+        order = list(range(len(self._slots)))
+        data, cuts = self._data, self._cuts
+        if any(map(gt, self._slots, self._slots[1:])):
+            order.sort(key=self._slots.__getitem__)
             data, cuts = bytearray(), array("I")
-            for slot in range(slots):
-                row = rows.get(slot, free)
-                data += self._data[row[0] : row[1]]
-                cuts.extend(self._cuts[row[2] : row[3]])
-                starts.append(len(data))
-                cut_starts.append(len(cuts))
-                numbers.append(row[4])
-        uuids = b"".join([self._uuids.get(slot, bytes(16)) for slot in range(slots)])
-        self._rows, self._uuids, self._data, self._cuts = {}, {}, bytearray(), array("I")
+            for row in order:
+                data += self._data[self._ends[row - 1] if row else 0 : self._ends[row]]
+                cuts.extend(self._cuts[self._cut_ends[row - 1] if row else 0 : self._cut_ends[row]])
+        starts, cut_starts, numbers = array("Q", [0]), array("I", [0]), array("I")
+        uuids = bytearray()
+        for row in order:
+            while len(numbers) < self._slots[row]:  # free slots have no bytes
+                starts.append(starts[-1])
+                cut_starts.append(cut_starts[-1])
+                numbers.append(0)
+                uuids += bytes(16)
+            starts.append(starts[-1] + self._ends[row] - (self._ends[row - 1] if row else 0))
+            cut_starts.append(cut_starts[-1] + self._cut_ends[row] - (self._cut_ends[row - 1] if row else 0))
+            numbers.append(self._layout_numbers[row])
+            uuids += self._uuids[row * 16 : row * 16 + 16]
         small: Sequence[int] = array("H", cuts) if max(cuts, default=0) < 1 << 16 else cuts
-        return EntryStore(bytes(data), starts, cut_starts, small, numbers, list(self._layouts), uuids, self.suffix)
+        layouts = list(self._layouts) or [()]
+        content = memoryview(data).toreadonly()
+        return EntryStore(content, starts, cut_starts, small, numbers, layouts, bytes(uuids), self.suffix)
