@@ -92,14 +92,15 @@ class DirectoryStore(Store):
                 (_keys(records),),
             )
         }
+        install_id = self.install_id
         for user in records:
             user.directory = self
             user.is_superuser = user.pk in superusers
-            user.uid = self.uid(user.pk)
+            user.uid = _uid(user.pk, install_id)
 
     def uid(self, user_pk: int) -> str:
         """The ``uid`` of a user: sha256 hex of ``<pk>-<install id>``."""
-        return hashlib.sha256(f"{user_pk}-{self.install_id}".encode()).hexdigest()
+        return _uid(user_pk, self.install_id)
 
     def user_by_login(self, text: str, fields: Iterable[str], *, case_insensitive: bool = True) -> User | None:
         """The user whose ``username``, ``email`` or ``upn`` (those in ``fields``) is ``text``; ``None`` if none is.
@@ -321,8 +322,6 @@ class DirectoryStore(Store):
         super().after_save(record, kind)
         match record:
             case User():
-                record.directory = self
-                record.uid = self.uid(int(record.pk or 0))
                 self._complete(User, [record])
                 if kind == UPDATED and not record.is_active:
                     self.end_sessions(int(record.pk or 0))
@@ -366,6 +365,10 @@ def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
             into[key] = [*present, *copy.deepcopy(value)]
         else:
             into[key] = copy.deepcopy(value)
+
+
+def _uid(user_pk: int, install_id: str) -> str:
+    return hashlib.sha256(f"{user_pk}-{install_id}".encode()).hexdigest()
 
 
 def _keys(records: Iterable[Model]) -> str:

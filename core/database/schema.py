@@ -45,6 +45,7 @@ STEPS: tuple[str, ...] = (
     CREATE INDEX user_path ON user (path);
     CREATE INDEX user_last_updated ON user (last_updated);
     CREATE INDEX user_upn ON user (json_extract(attributes, '$."upn"'));
+    CREATE INDEX user_upn_fold ON user (casefold(json_extract(attributes, '$."upn"')));
     CREATE TABLE user_group (
         own INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
         other TEXT NOT NULL REFERENCES grp(pk) ON DELETE CASCADE, UNIQUE (own, other));

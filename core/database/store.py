@@ -189,7 +189,12 @@ class Store:
         columns = ", ".join(f'"{name}"' for name in table.columns)
         statement = f'SELECT {columns} FROM "{table.name}" WHERE {where} ORDER BY {order}'
         if limit is not None:
-            statement += " LIMIT ? OFFSET ?"
+            if offset:
+                # Skipping rows touches only the index of the order, not the rows themselves.
+                inner = f'SELECT pk FROM "{table.name}" WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?'
+                statement = f'SELECT {columns} FROM "{table.name}" WHERE pk IN ({inner}) ORDER BY {order}'
+            else:
+                statement += " LIMIT ? OFFSET ?"
             values += [limit, offset]
         with self._lock:
             records = [self._record(model, table, row) for row in self._connection.execute(statement, values)]
@@ -280,15 +285,17 @@ class Store:
                     if not record.stored:
                         record.pk = cursor.lastrowid
                 for name, many in table.many.items():
-                    self._write_list(many.table, record.pk, getattr(record, name))
+                    self._write_list(many.table, record.pk, getattr(record, name), new=kind == CREATED)
             except sqlite3.IntegrityError as error:
                 raise _refused(table, str(error)) from error
             self.notify(record, kind)
             self.after_save(record, kind)
         return record
 
-    def _write_list(self, table: str, own: Any, wanted: list[Any]) -> None:
-        present = {row[0] for row in self.sql(f'SELECT other FROM "{table}" WHERE own = ?', (own,))}
+    def _write_list(self, table: str, own: Any, wanted: list[Any], *, new: bool) -> None:
+        present: set[Any] = set()
+        if not new:
+            present = {row[0] for row in self.sql(f'SELECT other FROM "{table}" WHERE own = ?', (own,))}
         for other in present - set(wanted):
             self.sql(f'DELETE FROM "{table}" WHERE own = ? AND other = ?', (own, other))
         for other in dict.fromkeys(wanted):

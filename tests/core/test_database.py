@@ -228,6 +228,7 @@ def test_other_lookups() -> None:
     assert names(group_pks=group.pk) == names(group_pks__in=[group.pk]) == ["u1", "u3"]
     assert names(group_pks__isnull=True) == ["u0", "u2", "u4"]
     assert names(order_by="-username", limit=2, offset=1) == ["u3", "u2"]
+    assert names(group_pks=group.pk, limit=1, offset=1) == ["u3"]
     assert database.first(User, username="nobody") is None
     with pytest.raises(NotFound):
         database.get(User, 99)
@@ -277,9 +278,15 @@ def test_case_insensitive_login_uses_an_index() -> None:
         "username",
         "email",
         "json_extract(attributes, '$.\"upn\"')",
+        "casefold(json_extract(attributes, '$.\"upn\"'))",
     ):
         plan = database.sql(f"EXPLAIN QUERY PLAN SELECT pk FROM user WHERE {column} = 'x'")
         assert "SEARCH" in plan[0]["detail"], column
+    database.save(User(username="u"))
+    seen = statements(database)
+    database.user_by_login("nobody", ["username", "email", "upn"])
+    for statement in [text for text in seen if text.startswith("SELECT")]:
+        assert "SEARCH" in database.sql("EXPLAIN QUERY PLAN " + statement)[0]["detail"], statement
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

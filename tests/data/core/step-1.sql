@@ -135,6 +135,7 @@ CREATE INDEX user_name ON user (name);
 CREATE INDEX user_path ON user (path);
 CREATE INDEX user_last_updated ON user (last_updated);
 CREATE INDEX user_upn ON user (json_extract(attributes, '$."upn"'));
+CREATE INDEX user_upn_fold ON user (casefold(json_extract(attributes, '$."upn"')));
 CREATE INDEX user_group_other ON user_group (other, own);
 CREATE INDEX token_user ON token (user, intent);
 CREATE INDEX token_expires ON token (expires) WHERE expiring;
