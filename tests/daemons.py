@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 READY_TIMEOUT_S = 30.0  # a cold start on two busy cores takes a few seconds
 STOP_TIMEOUT_S = 15.0  # a daemon drains requests for at most 10 s
+HEALTH_TIMEOUT_S = 5.0  # health is answered from memory
 POLL_S = 0.02  # nothing tells a parent portably that a file appeared
 LOG_TAIL_BYTES = 6000  # enough for a traceback, little enough for a test report
 
@@ -80,15 +81,16 @@ class Daemon:
         return found
 
     def get(self, path: str, *, method: str = "GET") -> tuple[int, bytes]:
-        """Status and body of a path on its metrics port."""
-        host, port = self.address("metrics")
-        request = urllib.request.Request(f"http://{host}:{port}{path}", method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                return int(answer.status), answer.read()
-        except urllib.error.HTTPError as refused:
-            with refused:
-                return refused.code, refused.read()
+        """Status and body of a path on its metrics port, or on its unix socket before it has written its ready file."""
+        connection: http.client.HTTPConnection
+        if "metrics" in self.ready:
+            connection = http.client.HTTPConnection(*self.address("metrics"), timeout=HEALTH_TIMEOUT_S)
+        else:
+            connection = _UnixConnection(str(self.folder / "authentik-metrics.sock"))
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
 
     def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait for ``/readyz`` to answer 200."""
@@ -136,6 +138,20 @@ class Daemon:
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
         _running.discard(self)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=HEALTH_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        """Open the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(HEALTH_TIMEOUT_S)
+        self.sock.connect(self._path)
 
 
 _running: set[Daemon] = set()

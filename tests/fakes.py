@@ -153,10 +153,18 @@ class StubCore:
         self.port = runner.addresses[0][1]
         started.set()
         await self._halt.wait()
+        await site.stop()
+        await _settle()  # a connection accepted just now gets its handler, which the clean-up then closes
         self._closing.set()
+        assert runner.server is not None
+        transports = [connection.transport for connection in runner.server.connections]
         for socket in list(self._sockets):
             await socket.close(code=1012)
         await runner.cleanup()
+        for transport in transports:
+            if transport is not None:
+                transport.abort()
+        await _settle()
 
     # -- what tests ask and say -----------------------------------------------------------------------------------
 
@@ -434,6 +442,12 @@ class StubCore:
             self._sockets.discard(socket)
             self._notify()
         return socket
+
+
+async def _settle() -> None:
+    """Let everything run that the loop has already been asked to do."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def _body_of(request: web.Request) -> Any:

@@ -6,6 +6,7 @@ unknown keys are ignored; a page out of range is 404.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 JSON = dict[str, Any]
@@ -31,6 +32,7 @@ def users(everybody: list[JSON], all_groups: list[JSON], query: Query) -> JSON:
         wanted = [value for name, value in query if name == key]
         if wanted:
             found = [item for item in found if item[key] in wanted]
+    found = _searched(found, query, ("username", "name", "email", "uuid", "attributes"))
     for key, of_group in (("groups_by_name", "name"), ("groups_by_pk", "pk")):
         wanted = _choices(key, query, {str(item[of_group]) for item in all_groups})
         if wanted:
@@ -45,6 +47,7 @@ def groups(everybody: list[JSON], all_groups: list[JSON], query: Query) -> JSON:
     wanted = [value for name, value in query if name == "name"]
     if wanted:
         found = [item for item in found if item["name"] in wanted]
+    found = _searched(found, query, ("name",))
     for key, of_user in (("members_by_username", "username"), ("members_by_pk", "pk")):
         wanted = _choices(key, query, {str(item[of_user]) for item in everybody})
         if wanted:
@@ -54,6 +57,14 @@ def groups(everybody: list[JSON], all_groups: list[JSON], query: Query) -> JSON:
     return _shown(
         page_of(found, query), [("include_children", "false"), ("include_parents", "false"), *query], switches
     )
+
+
+def _searched(found: list[JSON], query: Query, fields: tuple[str, ...]) -> list[JSON]:
+    """``search=``: each word must be in one of the fields, in any letter case; spaces and commas divide words."""
+    words = [word for name, value in query if name == "search" for word in re.split(r"[\s,]+", value.lower()) if word]
+    for word in words:
+        found = [item for item in found if any(word in str(item[field]).lower() for field in fields)]
+    return found
 
 
 def _choices(key: str, query: Query, known: set[str]) -> list[str]:

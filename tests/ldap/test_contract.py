@@ -21,6 +21,7 @@ from tests.ldap.sides import ALICE, Side, Starter, b, posts, user
 from tests.ldap_client import BASE, Client, bind_operation
 from tests.stub_flows import Ask, Identification, Login, Password, Stage, Validate
 
+WARM_UP = "query=goauthentik.io%252Foutpost%252Fldap%3Dtrue%26goauthentik.io%252Foutpost%252Fldap-warmup%3Dtrue"
 QUERY = "query=goauthentik.io%252Foutpost%252Fldap%3Dtrue"
 
 
@@ -113,7 +114,7 @@ def test_c06_a_self_signed_core(tmp_path: Path) -> None:
         environment["AUTHENTIK_INSECURE"] = "False"
         checked = daemons.launch("ldap", [sys.executable, "-m", "outposts", "ldap"], PORTS | environment)
         try:
-            checked.wait_for(lambda: "certificate" in checked.text().lower(), 20.0, lambda: "complaint about it")
+            checked.wait_for(lambda: "refresh failed" in checked.text(), 20.0, lambda: "complaint")
         finally:
             checked.kill()
         assert not core.calls
@@ -140,7 +141,7 @@ def test_c09_a_core_that_is_starting(core: StubCore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "reason"), [("c11", "token"), ("c12", "outpost"), ("c13", "type"), ("c14", "provider")]
+    ("case", "reason"), [("c11", "outpost"), ("c12", "outpost"), ("c13", "type"), ("c14", "provider")]
 )
 def test_c11_to_c14_not_ready_but_alive(core: StubCore, case: str, reason: str) -> None:
     """Wrong token, no outpost, outpost of another type, no provider: alive, not ready, later all is well."""
@@ -157,11 +158,14 @@ def test_c11_to_c14_not_ready_but_alive(core: StubCore, case: str, reason: str) 
     daemon = daemons.launch("ldap", [sys.executable, "-m", "outposts", "ldap"], environment)
     try:
         core.wait_for(lambda: len(core.called("/outposts/instances/")) >= 1, "first try")
-        ready_file = daemon.folder / "ready.json"
-        daemon.wait_for(lambda: asked_for(daemon, ready_file), 20.0, lambda: "metrics port")
-        status, body = daemon.get("/readyz")
-        assert status == 503
-        assert reason in body.decode().lower()
+        answer: tuple[int, bytes] = (0, b"")
+
+        def says_why() -> bool:
+            nonlocal answer
+            answer = daemon.get("/readyz")
+            return answer[0] == 503 and reason in answer[1].decode().lower()
+
+        daemon.wait_for(says_why, 10.0, lambda: f"/readyz says {answer}")
         assert daemon.get("/outpost.goauthentik.io/ping")[0] == 204
         core.token, core.outpost, core.providers["ldap"] = "stub-outpost-token", outpost, providers
         daemon.signal(signal.SIGUSR1)
@@ -192,9 +196,12 @@ def test_c21_updates_are_merged(start: Starter) -> None:
     side = start("cached")
     side.core.wait_for(lambda: side.core.connected() == 1, "WebSocket")
     before = len(side.core.called("/outposts/ldap/$"))
+    updated = side.metric("authentik_outpost_last_update")
     for _ in range(5):
         side.core.push_update()
-    side.core.wait_for(lambda: len(side.core.called("/outposts/ldap/$")) > before, "refresh", 12.0)
+    side.daemon.wait_for(
+        lambda: side.metric("authentik_outpost_last_update") > updated, 20.0, lambda: "refresh after an update"
+    )
     side.refresh()
     assert len(side.core.called("/outposts/ldap/$")) == before + 2
 
@@ -252,7 +259,7 @@ def test_c32_c33_login_calls_on_the_wire(direct: Side) -> None:
     with direct.client() as client:
         assert client.bind(ALICE, "pw-c32").code == 0
     calls = direct.core.called("/flows/executor/bind-flow/")
-    assert {call.raw_query for call in calls} == {QUERY}
+    assert QUERY in {call.raw_query for call in calls} <= {QUERY, WARM_UP}
     calls += direct.core.called(r"/outposts/ldap/\d+/check_access/") + direct.core.called("/core/users/me/")
     assert len(calls) >= 4
     for call in calls:
@@ -274,8 +281,21 @@ def test_c34_mapped_addresses_are_unmapped(start: Starter) -> None:
 
 
 WEBAUTHN: dict[str, object] = {"device_class": "webauthn", "device_uid": "1", "challenge": {}, "last_used": None}
-OWN_ADDRESS = f"/api/v3/flows/executor/bind-flow/?{QUERY}"
+OWN_ADDRESS = f"/api/v3/flows/executor/c40-circle/?{QUERY}"
 SEPARATE: list[Stage] = [Identification(password=False), Password(), Login()]
+
+
+@pytest.fixture
+def flow_of_its_own(direct: Side, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A bind flow that no other case has used: how a flow begins is remembered for a while."""
+    slug = re.sub(r"\W+", "-", request.node.callspec.id)
+    direct.core.executor.flows[slug] = []
+    direct.core.providers["ldap"][0]["bind_flow_slug"] = slug
+    direct.refresh()
+    direct.core.forget()
+    yield slug
+    direct.core.providers["ldap"][0]["bind_flow_slug"] = "bind-flow"
+    direct.refresh()
 
 
 @pytest.mark.parametrize(
@@ -309,9 +329,11 @@ SEPARATE: list[Stage] = [Identification(password=False), Password(), Login()]
         pytest.param([Identification(), Login(), Ask("ak-stage-user-login")], "pw", 0, 2, id="c53 c54 after the login"),
     ],
 )
-def test_c35_to_c54_flows(direct: Side, stages: list[Stage], sent: str, code: int, given: int) -> None:
+def test_c35_to_c54_flows(
+    direct: Side, flow_of_its_own: str, stages: list[Stage], sent: str, code: int, given: int
+) -> None:
     """The result of a bind, and never more answers than needed."""
-    direct.core.executor.flows["bind-flow"] = stages
+    direct.core.executor.flows[flow_of_its_own] = stages
     with direct.client() as client:
         assert client.bind(ALICE, sent).code == code
     assert 0 < len(posts(direct)) <= given or not stages
