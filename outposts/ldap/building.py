@@ -65,6 +65,9 @@ class ContentsBuilder:
             if decoded is not None:
                 self._groups.append(decoded)
                 _, group = decoded
+                if group.pk in self._group_names:  # pages shift while they are read: an object can come twice
+                    self._groups.pop()
+                    continue
                 self._group_names[group.pk] = group.name
                 parents = self._parents.setdefault(group.pk, set())
                 parents.update(group.parents or ())
@@ -85,6 +88,8 @@ class ContentsBuilder:
                 continue
             digest, user = decoded
             slot = self._slots[Kind.USER].take(b"u%d" % user.pk)
+            if slot in self._digests[Kind.USER]:  # pages shift while they are read: an object can come twice
+                continue
             try:
                 self._claim(Kind.USER, user.username)
                 old = self._slots[Kind.USER].digest(slot)
@@ -189,6 +194,8 @@ class ContentsBuilder:
         origin = self._previous.origin if self._previous else None
         if origin is not None and origin.context != self._context and (options.nested_groups or origin.context_matters):
             self._reuse_users = False
+        if origin is not None:
+            self._context_matters |= origin.context_matters
         groups, self._groups = self._groups, []
         for digest, group in groups:
             number = group_gid_number(options, group) if group.name else ""

@@ -56,6 +56,15 @@ def test_broken_object_leaves_the_others() -> None:
     assert len(directory) == 6
 
 
+def test_object_listed_twice_counts_once() -> None:
+    """Pages shift while they are read: the second showing is dropped, also with another name."""
+    users: list[Any] = [factories.user(1, "alice"), factories.user(1, "alice"), factories.user(1, "renamed")]
+    groups: list[Any] = [factories.group("g", 1, users=[]), factories.group("g", 1, users=[])]
+    directory = Snapshot.build(OPTIONS, raw([*users, factories.user(2, "bob")]), raw(groups))
+    assert names(ask(directory, "(cn=*)", base=f"ou=users,{BASE}", scope=1)) == ["alice,users", "bob,users"]
+    assert (directory.report.error_count, directory.report.gid_collisions, len(directory)) == (0, (), 9)
+
+
 def test_collisions_are_reported() -> None:
     """Groups that share a number are named."""
     groups = [factories.group("one", 5, users=[]), factories.group("two", 5, users=[])]
