@@ -136,6 +136,28 @@ async def test_list_that_changes_while_it_is_read() -> None:
     assert [item["pk"] for item in found] == list(range(6, 231))
 
 
+async def test_page_from_another_moment_is_noticed() -> None:
+    """A page that was cut while the list was longer, though the number of items read is right in the end."""
+    core = Listing(230)
+    extra = {"pk": 0, "name": "for a moment"}
+    disturbed = False
+
+    async def flicker(request: httpx.Request) -> httpx.Response:
+        nonlocal disturbed
+        if parse_qs(request.url.query.decode())["page"] == ["2"] and not disturbed:
+            disturbed = True
+            whole, core.items = core.items, [extra, *core.items]
+            answer = await core(request)
+            core.items = whole
+            return answer
+        return await core(request)
+
+    api = api_with(flicker, sleep=core.sleep)
+    keys = [json.loads(bytes(item))["pk"] for item in await api.listing("/core/users/", {}, 100)]
+    assert keys == list(range(1, 231))
+    await api.close()
+
+
 async def test_list_that_keeps_changing_gives_no_item_twice() -> None:
     """The second reading takes what comes, but each item once."""
     core = Listing(230)
