@@ -229,17 +229,21 @@ class Connection:
             self._leave()
             self._wire.close()
 
-    def _run(self, message_id: int, work: Awaitable[None]) -> None:
+    def _run(self, request: Request, work: Awaitable[None]) -> None:
         """Run the rest of a request beside the others; ``work`` answers it itself."""
 
         async def guarded() -> None:
             try:
                 await work
+            except Exception:
+                log.exception("request failed unexpectedly", client=self.client_ip)
+                self._fail(request)
             finally:
-                del self._tasks[message_id]
+                if self._tasks.get(request.message_id) is task:  # the id of an abandoned request may be in use again
+                    del self._tasks[request.message_id]
                 self._regulate()
 
-        self._tasks[message_id] = asyncio.get_running_loop().create_task(guarded())
+        task = self._tasks[request.message_id] = asyncio.get_running_loop().create_task(guarded())
 
     def _regulate(self) -> None:
         """Read from the client only while it reads from us and has not too much in progress."""
@@ -280,11 +284,16 @@ class Connection:
         self._binding = None
         if self._closing:
             return
-        if answer.identity is not None:
-            desk.bound.enter(self, answer.identity)
-        self._wire.send(encode_bind_response(request.message_id, answer.code, diagnostic=answer.diagnostic))
-        desk.observer.bind(self.client_ip, request.name, answer, started)
-        self._serve(self.session.bind_finished(answer.identity))
+        try:
+            if answer.identity is not None:
+                desk.bound.enter(self, answer.identity)
+            self._wire.send(encode_bind_response(request.message_id, answer.code, diagnostic=answer.diagnostic))
+            waiting = self.session.bind_finished(answer.identity)
+            desk.observer.bind(self.client_ip, request.name, answer, started)
+            self._serve(waiting)
+        except Exception:
+            log.exception("bind failed unexpectedly", client=self.client_ip)
+            self.finish(ResultCode.OTHER, "internal error")
 
     def _unbind(self, request: UnbindRequest) -> None:
         """RFC 4511 §4.3: no answer; the session is closed already, ``_speak`` does the rest."""
@@ -297,7 +306,7 @@ class Connection:
         if isinstance(answer, routing.Result):
             self._deliver(request, answer, started)
         else:
-            self._run(request.message_id, self._finish_search(request, answer, started))
+            self._run(request, self._finish_search(request, answer, started))
 
     async def _finish_search(self, request: SearchRequest, work: Awaitable[routing.Result], started: float) -> None:
         try:
@@ -385,15 +394,10 @@ class Connection:
         if isinstance(answer, ResultCode):
             self._compared(request, answer, started)
         else:
-            self._run(request.message_id, self._finish_compare(request, answer, started))
+            self._run(request, self._finish_compare(request, answer, started))
 
     async def _finish_compare(self, request: CompareRequest, work: Awaitable[ResultCode], started: float) -> None:
-        try:
-            code = await work
-        except Exception:
-            log.exception("compare failed unexpectedly", client=self.client_ip)
-            code = ResultCode.OTHER
-        self._compared(request, code, started)
+        self._compared(request, await work, started)
 
     def _compared(self, request: CompareRequest, code: ResultCode, started: float) -> None:
         if self.session.finish(request.message_id):

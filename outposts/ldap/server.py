@@ -108,6 +108,7 @@ class Server:
         self._prepared: dict[CertificatePair, SSL.Context] = {}
         self._per_address: dict[str, int] = {}
         self._ports: list[Any] = []
+        self._stopping: list[Any] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
     # -- listeners ---------------------------------------------------------------------------------------------------
@@ -129,7 +130,9 @@ class Server:
         """Accept no more."""
         self.draining = True
         for port in self._ports:
-            port.stopListening()
+            stopping = port.stopListening()
+            if stopping is not None:
+                self._stopping.append(stopping)
         self._ports.clear()
 
     async def drain(self, timeout_s: float) -> None:
@@ -156,6 +159,9 @@ class Server:
             self._sweeper = None
         for wire in list(self.wires):
             wire.abort()
+        for stopping in self._stopping:
+            await stopping.asFuture(asyncio.get_running_loop())
+        self._stopping.clear()
         if self.wires:
             self.all_gone = asyncio.Event()
             await self.all_gone.wait()
