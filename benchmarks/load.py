@@ -58,6 +58,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     end = begin + int(job["seconds"] * 1e9)
     latencies = array("Q")
     octets = 0
+    answered = 0
     total = len(requests)
     shortest = len(tail)
     cpu_at_begin = 0.0
@@ -80,6 +81,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
                 kept[number] = data[-shortest:] if len(data) >= shortest else data
                 continue
             kept[number] = b""
+            answered += 1
             now = clock()
             if measuring:
                 latencies.append(now - started[number])
@@ -100,6 +102,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     ordered = sorted(latencies)
     return {
         "answers": len(ordered),
+        "answers_with_warm_up": answered,
         "seconds": elapsed,
         "octets": octets,
         "rate": len(ordered) / elapsed,
