@@ -291,8 +291,8 @@ class DirectoryStore(Store):
                     )
                 else:
                     self.sql("DELETE FROM token WHERE pk = ?", (pk,))
-            for (pk,) in self.sql("SELECT pk FROM session WHERE expires <= ?", (now,)):
-                self.delete(Session(pk=pk))
+            for pk, user in self.sql("SELECT pk, user FROM session WHERE expires <= ?", (now,)):
+                self.delete(Session(pk=pk, user=user))  # whose it was decides whether outposts are told
             for table in ("event", "reputation"):
                 self.sql(f"DELETE FROM {table} WHERE expires <= ?", (now,))
 

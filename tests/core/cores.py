@@ -113,14 +113,14 @@ class Client:
         path: str,
         *,
         body: Any = None,
-        raw: bytes | None = None,
+        raw: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Send one request; ``body`` goes as JSON, ``raw`` as it is."""
         sent = self.headers | dict(headers or {})
         if self.jar:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.jar.items())
-        data = raw
+        data: Any = raw
         if body is not None:
             data = json.dumps(body).encode()
             sent.setdefault("Content-Type", "application/json")
