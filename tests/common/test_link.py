@@ -18,7 +18,7 @@ from aiohttp import web
 
 from common.link import Link, Timing
 from tests import recorded
-from tests.common.core_server import Address, served
+from tests.common.core_server import Address, raw_server, served
 
 WS = recorded.ROOT / "ws"
 INSTANCE = "6b0a1cbb-7f5e-4a49-9a0e-0d2c6a4f1f60"
@@ -518,21 +518,18 @@ async def test_noise_instead_of_websocket() -> None:
         if tries >= 3:
             accepted.set()
 
-    server = await asyncio.start_server(rubbish, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    link = Link(
-        Address(f"http://127.0.0.1:{port}"),
-        "pk",
-        INSTANCE,
-        on_update=lambda: None,
-        on_session_end=lambda session_id: None,
-        on_connection=lambda up, absence_s: None,
-        timing=QUICK,
-    )
-    running = asyncio.create_task(link.run())
-    await asyncio.wait_for(accepted.wait(), 10)
-    assert not running.done()
-    await link.close()
-    await asyncio.wait_for(running, 5)
-    server.close()
-    await server.wait_closed()
+    async with raw_server(rubbish) as port:
+        link = Link(
+            Address(f"http://127.0.0.1:{port}"),
+            "pk",
+            INSTANCE,
+            on_update=lambda: None,
+            on_session_end=lambda session_id: None,
+            on_connection=lambda up, absence_s: None,
+            timing=QUICK,
+        )
+        running = asyncio.create_task(link.run())
+        await asyncio.wait_for(accepted.wait(), 10)
+        assert not running.done()
+        await link.close()
+        await asyncio.wait_for(running, 5)

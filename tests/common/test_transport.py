@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from common.errors import CoreError, CoreNonsense, CoreTimedOut, CoreUnavailable
 from common.link import Link, Timing
 from common.login import LoginService, Passed
 from common.transport import MAX_ANSWER_BYTES, AiohttpTransport, Response
-from tests.common.core_server import Address, served
+from tests.common.core_server import Address, Reply, raw_server, served
 from tests.common.test_login import ALICE, BOTH, ME, PASSING, REDIRECT, TARGET, session
 
 HEADERS = [("X-authentik-outpost-token", "outpost-token"), ("Cookie", "authentik_session=s3cret")]
@@ -159,17 +159,12 @@ async def test_forty_calls_at_once() -> None:
         await transport.close()
 
 
-async def raw_server(reply: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> asyncio.Server:
-    """A TCP server."""
-    return await asyncio.start_server(reply, "127.0.0.1", 0)
-
-
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
 
 
-def saying(data: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+def saying(data: bytes) -> Reply:
     """Read a request, say something, close."""
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -184,13 +179,10 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     """A body that never ends, byte by byte."""
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    try:
-        while not writer.is_closing():
-            writer.write(b"x")
-            await writer.drain()
-            await asyncio.sleep(0.005)
-    except ConnectionError:
-        pass
+    while not writer.is_closing():
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.005)
 
 
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,25 +206,23 @@ FAULTS = [
 @pytest.mark.parametrize(("name", "reply", "expected"), FAULTS, ids=[row[0] for row in FAULTS])
 async def test_faults(
     name: str,
-    reply: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    reply: Reply,
     expected: type[CoreError],
 ) -> None:
     """Each becomes its error, in time, without a secret in its text; a login over it is unavailable."""
-    server = await raw_server(reply)
-    port = server.sockets[0].getsockname()[1]
-    address = Address(f"http://127.0.0.1:{port}")
-    transport = AiohttpTransport(address)
-    with pytest.raises(expected) as caught:
-        await get(transport, "/api/v3/x/?q=s3cret", timeout_s=0.3)
-    assert type(caught.value) is expected
-    assert "s3cret" not in str(caught.value)
-    assert "outpost-token" not in str(caught.value)
-    assert caught.value.__cause__ is None
-    outcome = await LoginService(transport, address, budget_s=0.5).login(TARGET, ALICE)
-    assert not isinstance(outcome, Passed)
-    assert type(outcome).__name__ == "Unavailable"
-    await transport.close()
-    server.close()
+    async with raw_server(reply) as port:
+        address = Address(f"http://127.0.0.1:{port}")
+        transport = AiohttpTransport(address)
+        with pytest.raises(expected) as caught:
+            await get(transport, "/api/v3/x/?q=s3cret", timeout_s=0.3)
+        assert type(caught.value) is expected
+        assert "s3cret" not in str(caught.value)
+        assert "outpost-token" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        outcome = await LoginService(transport, address, budget_s=0.5).login(TARGET, ALICE)
+        assert not isinstance(outcome, Passed)
+        assert type(outcome).__name__ == "Unavailable"
+        await transport.close()
 
 
 async def test_nobody_listens() -> None:
