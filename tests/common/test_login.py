@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,110 +16,31 @@ from hypothesis import strategies as st
 
 import common
 from common import login as login_module
-from common.errors import CoreNonsense, CoreTimedOut, CoreUnavailable
+from common.errors import CoreTimedOut, CoreUnavailable
 from common.flow_client import CookieStore, SessionClaims, read_claims
-from common.login import Credentials, Denied, LoginService, LoginTarget, Outcome, Passed, Unavailable
-from common.openings import Opening, Openings
+from common.login import Credentials, Denied, LoginService, LoginTarget, Passed, Unavailable
 from common.transport import Response
+from tests.common.scripted_core import (
+    ALICE,
+    BOTH,
+    FAULTS,
+    FLOW,
+    GOOD,
+    HTML,
+    NAME,
+    PASSING,
+    REDIRECT,
+    TARGET,
+    TRUNCATED,
+    Core,
+    Step,
+    answer,
+    jwt,
+    log_in,
+    moved,
+    session,
+)
 from tests.common.test_recorded_flows import Settings
-
-FLOW = "/api/v3/flows/executor/f/"
-TARGET = LoginTarget("ldap", 7, "f", "app", mfa_support=True)
-ALICE = Credentials("alice", "hunter2", "192.0.2.55")
-BOTH = {"component": "ak-stage-identification", "password_fields": True}
-NAME = {"component": "ak-stage-identification", "password_fields": False}
-REDIRECT = {"component": "xak-flow-redirect", "to": "/"}
-PASSING = {"access": {"passing": True, "messages": [], "log_messages": []}, "has_search_permission": True}
-ME = {"user": {"pk": 5, "username": "alice", "groups": []}}
-
-
-def jwt(sid: str, authenticated: Any = True, **more: Any) -> str:
-    """A session cookie like a core's; the signature is of no interest."""
-    parts = [{"alg": "HS256", "typ": "JWT"}, {"sid": sid, "iss": "authentik", "authenticated": authenticated, **more}]
-    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
-    return ".".join([*encoded, "c2lnbmF0dXJl"])
-
-
-def answer(body: Any = None, status: int = 200, *cookies: str, **headers: str) -> Response:
-    """A JSON answer."""
-    pairs = [("content-type", "application/json"), *((key.replace("_", "-"), value) for key, value in headers.items())]
-    pairs += [("set-cookie", cookie) for cookie in cookies]
-    return Response.of(status, pairs, json.dumps(body).encode())
-
-
-def session(sid: str = "s1", authenticated: Any = True, attributes: str = "Path=/; HttpOnly; SameSite=Lax") -> str:
-    """A ``Set-Cookie`` line of the session."""
-    return f"authentik_session={jwt(sid, authenticated)}; {attributes}"
-
-
-Step = Response | Exception | Callable[[], Response]
-
-
-class Core:
-    """A core whose flow answers come from a list, and whose checks come from a table."""
-
-    def __init__(self, *steps: Step, **checks: Step) -> None:
-        self.steps = list(steps)
-        self.checks: dict[str, Step] = {
-            "check_access": answer(PASSING),
-            "users/me": answer(ME),
-            "brands/current": answer({"flow_invalidation": "bye"}),
-            **{key.replace("__", "/"): value for key, value in checks.items()},
-        }
-        self.calls: list[tuple[str, str, dict[str, str], Any]] = []
-        self.timeouts: list[float] = []
-
-    async def request(
-        self,
-        method: str,
-        target: str,
-        *,
-        headers: Sequence[tuple[str, str]],
-        body: bytes | None = None,
-        timeout_s: float,
-    ) -> Response:
-        names = [name.lower() for name, _ in headers]
-        assert len(names) == len(set(names))
-        lower = {name.lower(): value for name, value in headers}
-        self.calls.append((method, target, lower, json.loads(body) if body is not None else None))
-        self.timeouts.append(timeout_s)
-        step: Step
-        if "/flows/executor/" in target:
-            assert self.steps, f"not expected: {method} {target}"
-            step = self.steps.pop(0)
-        else:
-            step = next(value for key, value in self.checks.items() if key in target)
-        await asyncio.sleep(0)
-        if isinstance(step, Exception):
-            raise step
-        return step if isinstance(step, Response) else step()
-
-    async def close(self) -> None:
-        """Nothing."""
-
-    def posts(self) -> list[Any]:
-        """Bodies of all answers."""
-        return [body for method, _, _, body in self.calls if method == "POST"]
-
-    def asked(self, part: str) -> int:
-        """How many calls had this in their target."""
-        return sum(part in target for _, target, _, _ in self.calls)
-
-
-async def log_in(
-    core: Core, target: LoginTarget = TARGET, who: Credentials = ALICE, service: LoginService | None = None
-) -> Outcome:
-    """One login."""
-    return await (service or LoginService(core, Settings("outpost-token"), now=lambda: 1000.0)).login(target, who)
-
-
-def moved(location: str = FLOW + "?query=x", *cookies: str, status: int = 302) -> Response:
-    """A redirect as a core makes it: no body, HTML."""
-    pairs = [("content-type", "text/html"), ("location", location), *(("set-cookie", line) for line in cookies)]
-    return Response.of(status, pairs)
-
-
-GOOD: tuple[Step, ...] = (answer(BOTH, 200, session("s0", False)), moved(), answer(REDIRECT, 200, session("s1")))
 
 
 async def test_good_login() -> None:
@@ -313,29 +234,6 @@ async def test_denied_access_wins_over_a_failed_look_up() -> None:
     outcome = await log_in(core)
     assert isinstance(outcome, Denied)
     assert outcome.reason == "access_denied"
-
-
-HTML = Response.of(200, [("content-type", "text/html")], b"<h1>hello</h1>")
-TRUNCATED = Response.of(200, [("content-type", "application/json")], b'{"component": "xak-flow-red')
-FAULTS: dict[str, tuple[Step, str]] = {
-    "time-out": (CoreTimedOut("GET x", "late"), "deadline"),
-    "no answer": (CoreUnavailable("GET x", "reset"), "core_unavailable"),
-    "rubbish": (CoreNonsense("GET x", "rubbish"), "nonsense"),
-    "500": (answer({"detail": "x"}, 500), "core_unavailable"),
-    "502 html": (Response.of(502, [("content-type", "text/html")], b"<h1>"), "core_unavailable"),
-    "503 booting": (answer({"error": "authentik starting"}, 503, retry_after="5"), "core_unavailable"),
-    "429": (answer({"detail": "slow"}, 429), "core_unavailable"),
-    "404 html": (Response.of(404, [("content-type", "text/html")], b"<h1>"), "core_refused"),
-    "403": (answer({"detail": "CSRF Failed"}, 403), "core_refused"),
-    "400": (answer({}, 400), "core_refused"),
-    "html": (HTML, "nonsense"),
-    "truncated": (TRUNCATED, "nonsense"),
-    "empty": (Response.of(200, [("content-type", "application/json")]), "nonsense"),
-    "204": (Response.of(204, []), "nonsense"),
-    "redirect to nowhere": (Response.of(302, []), "nonsense"),
-    "flow error": (answer({"component": "ak-stage-flow-error", "request_id": "r"}), "flow_error"),
-    "defect": (ZeroDivisionError("x"), "internal"),
-}
 
 
 @pytest.mark.parametrize("position", ["first GET", "POST", "hop", "users/me"])
@@ -602,114 +500,6 @@ async def test_c60_logins_do_not_cross() -> None:
             assert (outcome.user_pk, outcome.username) == (number, f"user{number}")
             assert outcome.session.session_id == hashlib.sha256(f"l{number}".encode()).hexdigest()
     assert crowd.wrong == []
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-OPENED: tuple[Step, ...] = (moved(), answer(REDIRECT, 200, session("s2")))
-
-
-async def methods_of(core: Core, service: LoginService, who: Credentials = ALICE) -> tuple[list[str], Outcome]:
-    """Flow calls of one more login."""
-    before = len(core.calls)
-    outcome = await service.login(TARGET, who)
-    return [method for method, target, *_ in core.calls[before:] if "/flows/" in target], outcome
-
-
-async def test_openings() -> None:
-    """Seen once, the next login begins with the answer; after a minute, or after a refresh, it looks again."""
-    clock = Clock()
-    core = Core(*GOOD, *OPENED, *GOOD, *OPENED, *GOOD)
-    service = LoginService(core, Settings("outpost-token"), monotonic=clock)
-    looked, opened = ["GET", "POST", "GET"], ["POST", "GET"]
-    for expected, pause_s in ((looked, 30.0), (opened, 31.0), (looked, 0.0), (opened, 0.0)):
-        methods, outcome = await methods_of(core, service)
-        assert methods == expected
-        assert isinstance(outcome, Passed)
-        clock.now += pause_s
-    service.configuration_changed()
-    assert (await methods_of(core, service))[0] == looked
-
-
-async def test_opening_is_for_the_same_client_address_only() -> None:
-    """What another address was shown says nothing: policies may look at it. A certificate always looks first."""
-    core = Core(*GOOD, *GOOD, *GOOD)
-    service = LoginService(core, Settings("outpost-token"))
-    assert (await methods_of(core, service))[0] == ["GET", "POST", "GET"]
-    assert (await methods_of(core, service, Credentials("alice", "hunter2", "192.0.2.56")))[0][0] == "GET"
-    with_certificate = Credentials("alice", "hunter2", "192.0.2.55", "-----BEGIN CERTIFICATE-----")
-    assert (await methods_of(core, service, with_certificate))[0][0] == "GET"
-
-
-@pytest.mark.parametrize("first", [NAME, {**BOTH, "captcha_stage": {"x": 1}}, {"component": "ak-stage-password"}])
-async def test_other_beginnings_are_not_opened(first: Any) -> None:
-    """Only a flow that showed both fields, and nothing that we cannot fill in."""
-    core = Core(answer(first), answer(REDIRECT), answer(first), answer(REDIRECT))
-    service = LoginService(core, Settings("outpost-token"))
-    await methods_of(core, service)
-    assert (await methods_of(core, service))[0][0] == "GET"
-
-
-SURPRISES = [
-    {"component": "ak-stage-flow-error", "request_id": "r"},
-    {"component": "ak-stage-prompt", "response_errors": {"x": [{"string": "required", "code": "required"}]}},
-]
-
-
-@pytest.mark.parametrize("surprise", SURPRISES)
-async def test_surprise_falls_back_to_a_get(surprise: Any) -> None:
-    """The flow begins otherwise now: looked at, with fresh cookies, and not opened again for a while."""
-    core = Core(*GOOD, answer(surprise, 200, session("stale", False)), *GOOD, *GOOD)
-    service = LoginService(core, Settings("outpost-token"))
-    await methods_of(core, service)
-    methods, outcome = await methods_of(core, service)
-    assert methods == ["POST", "GET", "POST", "GET"]
-    assert isinstance(outcome, Passed)
-    assert not any(jwt("stale", False) in headers.get("cookie", "") for _, _, headers, _ in core.calls)
-    assert (await methods_of(core, service))[0] == ["GET", "POST", "GET"]
-
-
-async def test_wrong_password_in_an_opening_is_sent_once() -> None:
-    """A refusal is a refusal: no second try, and the opening stays known."""
-    refused = {**BOTH, "response_errors": {"non_field_errors": [{"string": "Failed to authenticate.", "code": "x"}]}}
-    core = Core(*GOOD, answer(refused), *OPENED)
-    service = LoginService(core, Settings("outpost-token"))
-    await methods_of(core, service)
-    methods, outcome = await methods_of(core, service, Credentials("alice", "wrong", "192.0.2.55"))
-    assert methods == ["POST"]
-    assert isinstance(outcome, Denied)
-    assert outcome.reason == "invalid_credentials"
-    assert (await methods_of(core, service))[0] == ["POST", "GET"]
-
-
-async def test_restart_after_an_opening_is_a_refusal() -> None:
-    """The first stage again without an error: a silent restart; the password is not sent a second time."""
-    core = Core(*GOOD, moved(), answer(BOTH), *GOOD)
-    service = LoginService(core, Settings("outpost-token"))
-    await methods_of(core, service)
-    methods, outcome = await methods_of(core, service)
-    assert methods == ["POST", "GET"]
-    assert isinstance(outcome, Denied)
-    assert outcome.reason == "flow_restarted"
-    assert (await methods_of(core, service))[0][0] == "GET"
-
-
-def test_openings_are_bounded() -> None:
-    """Many addresses do not fill the memory; the oldest goes first."""
-    memory = Openings()
-    for number in range(5000):
-        memory.saw(Opening("f", "ldap", str(number)), True, 0.0)
-    assert len(memory) == 4096
-    assert not memory.known(Opening("f", "ldap", "0"), 1.0)
-    assert memory.known(Opening("f", "ldap", "4999"), 1.0)
 
 
 STEP = st.sampled_from(

@@ -20,7 +20,7 @@ from common.link import Link, Timing
 from common.login import LoginService, Passed
 from common.transport import MAX_ANSWER_BYTES, AiohttpTransport, Response
 from tests.common.core_server import Address, Reply, raw_server, served
-from tests.common.test_login import ALICE, BOTH, ME, PASSING, REDIRECT, TARGET, session
+from tests.common.scripted_core import ALICE, BOTH, ME, PASSING, REDIRECT, TARGET, session
 
 HEADERS = [("X-authentik-outpost-token", "outpost-token"), ("Cookie", "authentik_session=s3cret")]
 
