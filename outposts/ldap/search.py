@@ -364,7 +364,7 @@ def _single(dn: bytes, user: Attributes, operational: Attributes, request: Searc
 
 
 def matches_single(attributes: dict[str, tuple[str, ...]], node: Filter) -> bool:
-    """A filter on one entry outside the directory (root DSE, subschema): these have no index, so values are compared."""
+    """A filter on one entry outside the directory (root DSE, subschema), which has no index: values are compared."""
     return _truth(attributes, node) is True
 
 
