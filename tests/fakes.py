@@ -153,17 +153,16 @@ class StubCore:
         self.port = runner.addresses[0][1]
         started.set()
         await self._halt.wait()
-        await site.stop()
-        await _settle()  # a connection accepted just now gets its handler, which the clean-up then closes
+        # Accept nothing more before closing the listener: asyncio loses track of a connection that it has accepted but
+        # not yet set up when its server is closed, and the socket would be left to the garbage collector.
+        assert isinstance(site._server, asyncio.Server)
+        for listener in site._server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        await _settle()
         self._closing.set()
-        assert runner.server is not None
-        transports = [connection.transport for connection in runner.server.connections]
         for socket in list(self._sockets):
             await socket.close(code=1012)
         await runner.cleanup()
-        for transport in transports:
-            if transport is not None:
-                transport.abort()
         await _settle()
 
     # -- what tests ask and say -----------------------------------------------------------------------------------
