@@ -5,6 +5,7 @@ A search's line needs its filter as text; that is made only when the line is wri
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from typing import Any
@@ -20,6 +21,7 @@ SCOPES = {Scope.BASE: "Base Object", Scope.ONE: "Single Level", Scope.SUB: "Whol
 MAX_LOGGED_ATTRIBUTES = 50  # of one request
 
 log = logs.get_logger("ldap")
+lines = logs.RequestLines("ldap")
 
 
 class Observations:
@@ -84,15 +86,20 @@ class Observations:
             self._line(kind, identity.dn if identity is not None else "", client_ip, took, code)
 
     def _line(self, kind: str, name: str, client_ip: str, took: float, code: int, **fields: Any) -> None:
-        log.info(
+        first = lines.add(
             kind,
-            bindDN=name.lower(),
-            requestId=str(uuid.uuid4()),
-            client=client_ip,
-            **{"took-ms": round(took * 1000, 2)},
-            result=ResultCode(code).name.lower(),
-            **fields,
+            {
+                "bindDN": name.lower(),
+                "requestId": str(uuid.uuid4()),
+                "client": client_ip,
+                "took-ms": round(took * 1000, 2),
+                "result": ResultCode(code).name.lower(),
+                **fields,
+            },
         )
+        if first:
+            # Written at the end of this turn of the loop, with the lines of all requests that it serves.
+            asyncio.get_running_loop().call_soon(lines.write)
 
     def _observe(self, kind: str, app: str, took: float) -> None:
         histogram = self._histograms.get((kind, app))

@@ -146,3 +146,22 @@ def test_text_format(stream: io.StringIO) -> None:
     logs.configure("info", debug=True, stream=stream)
     logs.get_logger("part").warning("setting ignored", setting="x", token="s3cr3t")
     assert re.search(r"Z warning part: setting ignored setting=\"x\" token=\"\*\*\*\"\n", stream.getvalue())
+
+
+def test_request_lines_read_like_others_and_are_written_together() -> None:
+    """Same keys in the same order, long texts cut, nothing before ``write``."""
+    stream = io.StringIO()
+    logs.configure("info", stream=stream)
+    lines = logs.RequestLines("ldap")
+    try:
+        assert lines.add("search", {"client": "192.0.2.1", "took-ms": 0.5, "filter": "x" * (logs.MAX_TEXT + 1)})
+        assert not lines.add("search", {"client": "192.0.2.2"})
+        assert stream.getvalue() == ""
+        lines.write()
+        lines.write()
+        first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    finally:
+        logs.configure("info")
+    assert list(first) == ["event", "timestamp", "level", "logger", "client", "took-ms", "filter"]
+    assert len(first["filter"]) == logs.MAX_TEXT + 1
+    assert (second["event"], second["level"], second["logger"]) == ("search", "info", "ldap")

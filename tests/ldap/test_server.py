@@ -19,7 +19,6 @@ from outposts.ldap.rfc import Extension, ResultCode
 from tests.ldap.binds import b, until
 from tests.ldap.desks import LIMITS, Caller, Room, bind_request, calling, search_request, serving
 
-
 MANY = 6_000  # users: some 10 MB of entries, more than the buffers of a loopback connection hold
 
 
