@@ -53,6 +53,7 @@ def test_a_wrong_password_is_49(suite: Suite) -> None:
     link = connection(suite, ALICE, "wrong")
     assert not link.bind()
     assert link.result["result"] == 49
+    link.unbind()
 
 
 @pytest.mark.parametrize("way", ["ldaps", "StartTLS"])

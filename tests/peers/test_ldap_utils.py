@@ -140,10 +140,22 @@ def test_start_tls_and_ldaps(suite: Suite, tmp_path: Path) -> None:
 
 
 def test_root_dse_and_schema(suite: Suite) -> None:
-    """Anonymous root DSE and the schema that it names."""
+    """The root DSE and the schema that it names. An anonymous bind, which ldapsearch -x makes, is refused."""
     program = peer_programs.program("ldapsearch")
-    done = run_peer([program, "-x", "-LLL", "-H", suite.ldap_url, "-b", "", "-s", "base", "*", "+"])
+    anonymous = run_peer([program, "-x", "-LLL", "-H", suite.ldap_url, "-b", "", "-s", "base"])
+    assert anonymous.returncode == 50, anonymous
+    done = client(suite, "ldapsearch", "-LLL", "-b", "", "-s", "base", "*", "+")
     assert done.returncode == 0, done.stderr
     assert "supportedLDAPVersion: 3" in done.stdout
+    assert "subschemaSubentry: cn=subschema" in done.stdout
     found = search(suite, "(objectClass=subschema)", "attributeTypes", base="cn=subschema")
     assert any("sAMAccountName" in line for line in found["cn=subschema"]["attributeTypes"])
+
+
+def test_whoami_and_compare(suite: Suite) -> None:
+    """Who am I and compare, as scripts use them."""
+    done = client(suite, "ldapwhoami")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().lower() == f"dn:{SEARCH}"
+    assert client(suite, "ldapcompare", ALICE, "mail:ALICE@example.org").returncode == 6
+    assert client(suite, "ldapcompare", ALICE, "mail:bob@example.org").returncode == 5
