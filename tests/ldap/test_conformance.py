@@ -7,12 +7,14 @@ the rest in test_conformance_failures.py.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections import Counter
 from email.utils import formatdate
 
 import pytest
 
+from tests import certificates
 from tests.ldap.sides import (
     ALICE,
     B,
@@ -25,7 +27,13 @@ from tests.ldap.sides import (
 )
 from tests.ldap_client import (
     BASE,
+    START_TLS,
     SUB,
+    Client,
+    Closed,
+    extended_operation,
+    message,
+    search_operation,
 )
 from tests.stub_flows import Ask, Deny, Identification, Login, Password
 
@@ -357,6 +365,42 @@ def test_row_32_a_failed_bind_ends_the_earlier_one(side: Side) -> None:
 # -- TLS, PROXY, several providers ------------------------------------------------------------------------------------
 
 
+def test_row_33_start_tls(side: Side) -> None:
+    """0 with the response name, then a bind over TLS."""
+    with side.client() as client:
+        answer = client.extended(START_TLS)
+        assert (answer.code, answer.name) == (0, START_TLS)
+        client.start_tls()
+        assert client.bind(ALICE, "pw").code == 0
+        assert client.search(ALICE, BASE).dns == [ALICE]
+
+
+def test_row_33_what_came_before_tls_is_not_believed(direct: Side) -> None:
+    """A request pipelined behind StartTLS in clear text is never answered inside TLS."""
+    with direct.client() as client:
+        smuggled = message(2, search_operation("", BASE))
+        client.send(message(1, extended_operation(START_TLS)) + smuggled)
+        try:
+            client.receive()
+            client.start_tls()
+            client.number = 10
+            assert client.search("", BASE).code == 0
+        except (Closed, ssl.SSLError, ConnectionResetError):
+            pass  # refusing the connection is as good
+
+
+def test_row_34_start_tls_where_it_makes_no_sense(direct: Side) -> None:
+    """1 on LDAPS and the second time; the connection stays."""
+    with direct.client(tls=True) as client:
+        assert client.extended(START_TLS).code == 1
+        assert client.is_open()
+    with direct.client() as client:
+        assert client.extended(START_TLS).code == 0
+        client.start_tls()
+        assert client.extended(START_TLS).code == 1
+        assert client.is_open()
+
+
 def test_row_35_the_address_in_a_proxy_header_counts(direct: Side) -> None:
     """From a trusted peer; the core is told the address in it."""
     direct.core.people.passwords["alice"] = "pw-row-35"
@@ -365,6 +409,28 @@ def test_row_35_the_address_in_a_proxy_header_counts(direct: Side) -> None:
         assert client.bind(ALICE, "pw-row-35").code == 0
     calls = direct.core.called("/flows/executor/bind-flow/", "POST")
     assert {call.headers["x-authentik-remote-ip"] for call in calls} == {"192.0.2.55"}
+
+
+def test_row_36_the_certificate_follows_the_server_name(start: Starter) -> None:
+    """Two providers with their own pairs: each name gets its own certificate, any other name one of them."""
+    side = start("direct")
+    pairs = {name: certificates.key_pair(name) for name in ("ldap.one", "ldap.two")}
+    only = side.core.providers["ldap"][0]
+    side.core.providers["ldap"] = []
+    for number, (name, pair) in enumerate(pairs.items(), 1):
+        side.core.certificates[name] = {
+            "fingerprint": pair.fingerprint,
+            "certificate": pair.certificate,
+            "key": pair.key,
+        }
+        base = f"dc=p{number}"
+        provider = dict(only, pk=number, name=name, base_dn=base, certificate=name, tls_server_name=name)
+        side.core.providers["ldap"].append(provider)
+    side.refresh()
+    for name, pair in pairs.items():
+        with Client(side.daemon.address("ldaps"), tls=True, server_name=name) as client:
+            assert isinstance(client.socket, ssl.SSLSocket)
+            assert client.socket.getpeercert(binary_form=True) == pair.der
 
 
 @pytest.mark.parametrize("names", [("a", "z"), ("z", "a")], ids=["short base first", "long base first"])

@@ -26,6 +26,7 @@ from tests.ldap_client import (
     BASE,
     NOTICE_OF_DISCONNECTION,
     SUB,
+    WHO_AM_I,
     Closed,
     boolean,
     equality,
@@ -92,6 +93,36 @@ def test_row_78_search_with_seven_elements(direct: Side) -> None:
         parts = [octets(b), integer(0, 0x0A), integer(0, 0x0A), integer(0), integer(0), boolean(False)]
         client.send(message(9, tlv(0x63, *parts, equality("cn", "x"))))
         assert b"\x0a\x01\x02" in client.wait_closed()
+
+
+def test_row_79_compare_and_writes(side: Side) -> None:
+    """Compare answers; nothing can be written: 53 or 50, open."""
+    with side.bound() as client:
+        assert client.compare(ALICE, "mail", "ALICE@x.io").code == 6
+        assert client.compare(ALICE, "mail", "bob@x.io").code == 5
+        assert client.compare(user("zz"), "mail", "x").code == 32
+        for tag in (0x68, 0x66, 0x6C):  # add, modify, modify DN
+            operation = (
+                tlv(tag, octets(ALICE), tlv(0x30))
+                if tag != 0x6C
+                else tlv(tag, octets(ALICE), octets("cn=x"), boolean(True))
+            )
+            assert client.answer(client.request(operation)).code in (50, 53)
+        assert client.answer(client.request(octets(ALICE, 0x4A))).code in (50, 53)
+        assert client.is_open()
+
+
+def test_row_80_who_am_i(side: Side) -> None:
+    """The authorisation id (RFC 4532), empty for nobody; an unknown operation is 2."""
+    with side.client() as client:
+        anonymous = client.extended(WHO_AM_I)
+        assert (anonymous.code, anonymous.value or b"") == (0, b"")
+        assert client.bind(ALICE, "pw").code == 0
+        answer = client.extended(WHO_AM_I)
+        assert answer.code == 0
+        assert answer.value is not None
+        assert answer.value.decode().lower() == f"dn:{ALICE}"
+        assert client.extended("1.2.3.4").code == 2
 
 
 def test_row_81_abandon_of_an_idle_id(side: Side) -> None:
