@@ -164,7 +164,12 @@ class Connection:
     def finish(self, code: ResultCode, diagnostic: str) -> None:
         """Say goodbye (RFC 4511 §4.4.1) and close when everything is written."""
         self.session.disconnect(code, diagnostic)
-        self._speak(self.session.data_to_send())
+        self._speak(self.session.data_to_send(), fault=False)
+
+    def hang_up(self) -> None:
+        """Close without a word: the client was silent for too long."""
+        self.session.connection_lost()
+        self._speak(b"")
 
     @property
     def identity(self) -> Identity | None:
@@ -219,10 +224,12 @@ class Connection:
         else:
             self.finish(ResultCode.OTHER, "internal error")
 
-    def _speak(self, data: bytes) -> None:
+    def _speak(self, data: bytes, *, fault: bool = True) -> None:
         """Write what the session itself has to say, and close if it is closed and nothing handed over waits."""
         if data:
-            metrics.protocol_errors.labels(self.listener).inc()
+            if fault:
+                metrics.protocol_errors.labels(self.listener).inc()
+                log.info("message refused", client=self.client_ip, closed=self.session.closed)
             self._wire.send(data)
         if self.session.closed and not self._closing and not self._backlog:
             self._closing = True

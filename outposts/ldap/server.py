@@ -243,7 +243,7 @@ class Server:
             elif not connection.outstanding:
                 patience = self.limits.anonymous_timeout if connection.identity is None else self.limits.idle_timeout
                 if now - connection.last_heard > patience:
-                    wire.close()
+                    connection.hang_up()
 
 
 class _Factory(ServerFactory):
