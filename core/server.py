@@ -26,12 +26,12 @@ from core.api.base import NO_PERMISSION, Answer, Call, Route
 from core.api.routes import ROUTES
 from core.database import Change
 from core.errors import Busy, CorePartError, Forbidden, ValidationFailed
-from core.flows.executor import Executor, Reply, same_origin
+from core.flows.executor import Executor, Reply, is_local, same_origin
 from core.flows.planner import FlowCatalogue
 from core.http_request import FALLBACK_CLIENT_IP, HTTPRequest, parse_query
 from core.hub import Hub
 from core.services import Services
-from core.sessions import CSRF_HEADER, SESSION_COOKIE, SessionHandle
+from core.sessions import CSRF_HEADER, PLAN, SESSION_COOKIE, SessionHandle
 from core.settings import CoreSettings
 from core.stages.base import Stage
 
@@ -44,6 +44,8 @@ MAX_BODY_BYTES = 1024 * 1024  # the largest body is a blueprint import of a few 
 REQUEST_ID = "X-authentik-id"
 TOKEN_INVALID = "Token invalid/expired"  # noqa: S105 - a message
 METHOD_NOT_ALLOWED = "Method not allowed."
+DEFAULT_DESIGNATIONS = ("authentication", "invalidation")
+DEFAULT_INVALIDATION = "/flows/-/default/invalidation/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_OUTPOST_TOKENS = 256  # outpost tokens whose outpost is remembered; an installation has a handful
 MAX_SESSION_LOCKS = 10_000  # sessions with a flow request in progress at one time
@@ -78,6 +80,8 @@ class Server:
         router.add_get("/-/health/live/", self._live)
         router.add_get("/-/health/ready/", self._health_ready)
         router.add_get("/ws/outpost/{pk}/", self._websocket)
+        router.add_get("/flows/-/cancel/", self._cancel_flow)
+        router.add_get("/flows/-/default/{designation}/", self._default_flow)
         router.add_route("*", API + "/flows/executor/{slug}/", self._flow)
         by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -222,6 +226,42 @@ class Server:
             if held.users == 0:
                 self._locks.pop(name, None)
 
+    async def _cancel_flow(self, request: web.Request) -> web.StreamResponse:
+        """Drop the session's plan; on to a local ``next``, else to the default invalidation flow (flows.md §3.9)."""
+        facts, session = self.facts(request)
+        session.remove(PLAN)
+        target = request.query.get("next", "")
+        response = _redirect(target if is_local(target) else DEFAULT_INVALIDATION)
+        self._finish(response, facts, session, announce=False)
+        return response
+
+    async def _default_flow(self, request: web.Request) -> web.StreamResponse:
+        """To the page of the flow that this host uses for a designation: the brand's, else the first that passes."""
+        designation = request.match_info["designation"]
+        if designation not in DEFAULT_DESIGNATIONS:
+            raise web.HTTPNotFound
+        facts, session = self.facts(request)
+        flow = await self._default_for(designation, facts)
+        if flow is None:
+            raise web.HTTPNotFound
+        plan = session.get(PLAN)
+        if isinstance(plan, dict) and plan.get("flow") != flow.pk:
+            session.remove(PLAN)
+        query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
+        response = _redirect(f"/if/flow/{flow.slug}/{query}")
+        self._finish(response, facts, session, announce=False)
+        return response
+
+    async def _default_for(self, designation: str, facts: HTTPRequest) -> models.Flow | None:
+        database = self._services.database
+        pk = getattr(facts.brand, f"flow_{designation}", None)
+        if pk:
+            return database.first(models.Flow, pk=pk)
+        for flow in database.find(models.Flow, order_by="slug", designation=designation):
+            if (await self._services.engine.evaluate(flow, facts.user, http_request=facts)).passing is True:
+                return flow
+        return None
+
     # --- API -------------------------------------------------------------------------------------------------------
 
     def _api(self, methods: Mapping[str, Route]) -> Handler:
@@ -357,6 +397,10 @@ def _reply(reply: Reply) -> web.Response:
         headers = {"Location": reply.location, "X-Frame-Options": "SAMEORIGIN"}
         return web.Response(status=302, headers=headers, content_type="text/html", charset="utf-8")
     return _json(200, reply.data, {"X-Frame-Options": "SAMEORIGIN"})
+
+
+def _redirect(location: str) -> web.Response:
+    return web.Response(status=302, headers={"Location": location}, content_type="text/html", charset="utf-8")
 
 
 def _answer(answer: Answer) -> web.Response:

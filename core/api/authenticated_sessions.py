@@ -9,6 +9,12 @@ from core import models
 from core.api.base import Answer, Call, Route, moment, not_found
 
 NAME = "AuthenticatedSession"
+# User agents are kept as sent and not taken apart; clients require the parts.
+UNPARSED_AGENT: dict[str, Any] = {
+    "device": {"brand": "", "family": "Other", "model": ""},
+    "os": {"family": "Other", "major": "", "minor": "", "patch": "", "patch_minor": ""},
+    "user_agent": {"family": "Other", "major": "", "minor": "", "patch": ""},
+}
 
 
 def _shown(call: Call, sessions: Sequence[models.Session]) -> list[dict[str, Any]]:
@@ -16,7 +22,7 @@ def _shown(call: Call, sessions: Sequence[models.Session]) -> list[dict[str, Any
         {
             "uuid": session.uuid,
             "current": call.session.record is not None and session.pk == call.session.record.pk,
-            "user_agent": {"user_agent": {}, "device": {}, "os": {}, "string": session.user_agent},
+            "user_agent": UNPARSED_AGENT | {"string": session.user_agent},
             "geo_ip": None,
             "asn": None,
             "user": session.user,

@@ -7,6 +7,14 @@ from typing import Any
 from core import models
 from core.api.base import Answer, Call, Route
 
+# Switches of the reference; every client release requires those that it knows.
+FLAGS = {
+    "core_default_app_access": True,
+    "enterprise_audit_include_expanded_diff": False,
+    "flows_continuous_login": False,
+    "flows_refresh_others": False,
+    "policies_buffered_access_view": False,
+}
 FLOWS = (
     "flow_authentication", "flow_invalidation", "flow_recovery", "flow_unenrollment", "flow_user_settings",
     "flow_device_code",
@@ -29,7 +37,7 @@ async def current(call: Call) -> Answer:
         "ui_footer_links": [],
         "ui_theme": "automatic",
         "default_locale": "",
-        "flags": {},
+        "flags": FLAGS,
     }
     return Answer(answer | {name: slugs[pk] for name in FLOWS if (pk := getattr(brand, name)) in slugs})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -614,8 +615,6 @@ async def test_a_login_leaves_no_secret_behind() -> None:
 
 async def test_two_answers_at_once_use_one_plan_each() -> None:
     """Parallel requests of one session do not multiply the allowed attempts."""
-    import asyncio
-
     async with core() as running:
         client = running.client()
         await client.walk("rc-two-stage-flow", {"uid_field": "alice"})
@@ -628,3 +627,30 @@ async def test_two_answers_at_once_use_one_plan_each() -> None:
 
         components = await asyncio.gather(*(wrong() for _ in range(5)))
         assert sorted(components) == ["ak-stage-access-denied"] + ["ak-stage-password"] * 4
+
+
+async def test_cases_17_18_and_25_brand_default_and_cancel() -> None:
+    """The first flow by slug that passes, the brand of a host, and a plan that is dropped."""
+    async with core() as running:
+        build = Builder(running)
+        brand = running.database.first(models.Brand, default=True)
+        assert brand is not None
+        brand.flow_authentication = None
+        running.database.save(brand)
+        build.policy(build.flow("b-auth"), "return False")
+        build.flow("c-auth")
+        client = running.client()
+        reply = await client.request("GET", "/flows/-/default/authentication/?next=%2Fq")
+        assert (reply.status, reply.headers["Location"]) == (302, "/if/flow/c-auth/?next=%2Fq")
+        for domain in ("a.b", "b"):
+            running.database.save(models.Brand(domain=domain))
+        for host, expected in (("x.a.b", "a.b"), ("A.B:8080", "a.b"), ("xa.b", "b"), ("other", brand.domain)):
+            reply = await client.get("/core/brands/current/", headers={"Host": host})
+            assert reply.json["matched_domain"] == expected
+        await client.flow("rc-dummy-flow")
+        assert plan_of(running, client) is not None
+        reply = await client.request("GET", "/flows/-/cancel/?next=//e.x/")
+        assert (reply.status, reply.headers["Location"]) == (302, "/flows/-/default/invalidation/")
+        assert plan_of(running, client) is None
+        assert (await client.request("GET", "/flows/-/cancel/?next=/y")).headers["Location"] == "/y"
+        assert (await client.request("GET", "/flows/-/default/enrollment/")).status == 404

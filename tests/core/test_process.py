@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ BLUEPRINT = daemons.ROOT / "tests" / "data" / "small-core.yaml"
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
+def data(tmp_path: Path) -> Path:
     """A data folder that does not exist yet."""
-    yield tmp_path / "data"
+    return tmp_path / "data"
 
 
 def start(data: Path, *arguments: str, **environ: str) -> daemons.Daemon:
