@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from array import array
+from contextlib import ExitStack
 from typing import Any
 
 STALL_S = 20.0  # silence after which a run has failed
@@ -31,18 +32,23 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     such as a bind), ``requests`` and ``tail`` (hexadecimal), ``warm_up_s``, ``seconds``. The result counts only
     answers inside the ``seconds``; latencies are in microseconds.
     """
+    with ExitStack() as stack:
+        return _run(job, stack)
+
+
+def _run(job: dict[str, Any], stack: ExitStack) -> dict[str, Any]:
     requests = [bytes.fromhex(request) for request in job["requests"]]
     tail = bytes.fromhex(job["tail"])
     count = job["connections"]
     sockets: dict[int, socket.socket] = {}
     for _ in range(count):
-        connection = socket.create_connection(tuple(job["address"]), STALL_S)
+        connection = stack.enter_context(socket.create_connection(tuple(job["address"]), STALL_S))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if job.get("first"):
             connection.sendall(bytes.fromhex(job["first"]))
             _await(connection, bytes.fromhex(job["first_tail"]))
         sockets[connection.fileno()] = connection
-    poll = select.epoll()
+    poll = stack.enter_context(select.epoll())
     position: dict[int, int] = {}
     started: dict[int, int] = {}
     kept: dict[int, bytes] = {}
@@ -96,8 +102,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             measuring = True
             begin = now
             cpu_at_begin = time.process_time()
-    for connection in sockets.values():
-        connection.close()
     elapsed = (now - begin) / 1e9
     ordered = sorted(latencies)
     return {
