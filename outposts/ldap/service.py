@@ -225,12 +225,15 @@ class LDAPService:
             }
             try:
                 loaded = await refresh.load(self._context.api, wanted, previous, self._context.settings.ldap_page_size)
-            except CoreError as error:
-                self._load_problem = str(error)
-                log.error("directory not loaded, keeping the last one", problem=str(error))
+            except Exception as error:
+                if isinstance(error, CoreError):
+                    log.error("directory not loaded, keeping the last one", problem=str(error))
+                else:
+                    log.exception("directory not loaded, keeping the last one")
+                self._load_problem = str(error) if isinstance(error, CoreError) else "internal error"
                 for settings in wanted:
                     metrics.snapshot_errors.labels(settings.application_slug).inc()
-                self.desk.searches.load_problem = "core not reachable"
+                self.desk.searches.load_problem = "the last refresh failed"
                 return
             self._load_problem = self.desk.searches.load_problem = ""
             self._swap(loaded)

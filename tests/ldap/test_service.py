@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from common.cache import Configuration
 from common.errors import CoreUnavailable
@@ -129,16 +130,17 @@ async def test_cached_providers_share_one_listing() -> None:
         assert all(len(one.snapshot or ()) == 17 for one in at.service.desk.providers)
 
 
-async def test_86_a_failed_load_keeps_the_last_directory() -> None:
+@pytest.mark.parametrize("error", [CoreUnavailable("GET /core/users/", "down"), RuntimeError("a defect of ours")])
+async def test_86_a_failed_load_keeps_the_last_directory(error: Exception) -> None:
     """Not ready without one; with one, it stays."""
     async with house() as at:
-        at.api.error = CoreUnavailable("GET /core/users/", "down")
+        at.api.error = error
         await at.service.apply(configuration(provider()))
         assert at.service.not_ready() != []
         at.api.error = None
         await at.service.apply(configuration(provider()))
         connection, paper = await at.bound()
-        at.api.error = CoreUnavailable("GET /core/users/", "down")
+        at.api.error = error
         at.api.user_records.clear()
         await at.service.apply(configuration(provider()))
         assert entries(connection, paper) == 17
