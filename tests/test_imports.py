@@ -29,6 +29,7 @@ LEVELS: dict[str, int] = {
     "common.openings": 1,
     "common.flow": 1,
     "common.proxyproto": 1,
+    "common.published": 2,
     "common.sealed": 2,
     "common.tls": 2,
     "common.cache": 3,
