@@ -143,10 +143,11 @@ class Server:
             fields[key] = value.split()
         return int(fields["VmRSS"][0]) / 1024, int(fields["RssAnon"][0]) / 1024
 
-    def cpu_s(self) -> float:
-        """Processor time of all its threads so far, in seconds."""
+    def cpu_s(self) -> tuple[float, float]:
+        """Processor time of all its threads so far, in seconds: its own and the kernel's for it."""
         after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+        ticks = os.sysconf("SC_CLK_TCK")
+        return int(after_name[11]) / ticks, int(after_name[12]) / ticks
 
     def job(self, plan: Plan, requests: list[bytes], connections: int, first: bytes = b"") -> dict[str, Any]:
         """A job for the load generator, after one checked exchange: it must succeed with the same ending."""
@@ -287,18 +288,21 @@ def timed(servers: Sequence[Server], plan: Plan, say: Callable[[str], None]) -> 
             for server in servers:
                 before = server.cpu_s()
                 result = load(jobs[kind, server.name])
-                spent = (server.cpu_s() - before) * 1e6
-                result["cpu_us"] = spent / result["answers_with_warm_up"] / (plan.users if kind == "entries" else 1)
+                things = result["answers_with_warm_up"] * (plan.users if kind == "entries" else 1)
+                spent = [(after - start) * 1e6 for after, start in zip(server.cpu_s(), before, strict=True)]
+                result["user_us"], result["cpu_us"] = spent[0] / things, sum(spent) / things
                 results[server.name].append(result)
         medians = {}
         latency = {}
         cpu = {}
+        user = {}
         for server in servers:
             ordered = sorted(results[server.name], key=lambda result: result["rate"])
             middle = ordered[len(ordered) // 2]
             medians[server.name] = middle["rate"] * (plan.users + 1 if kind == "entries" else 1)
             latency[server.name] = f"p50 {middle['p50_us'] / 1000:.2f} ms, p99 {middle['p99_us'] / 1000:.2f} ms"
             cpu[server.name] = statistics.median(result["cpu_us"] for result in ordered)
+            user[server.name] = statistics.median(result["user_us"] for result in ordered)
             busy = max(busy, statistics.median(result["generator_busy"] for result in ordered))
         ours, theirs = medians.values()
         rows.append(
@@ -314,9 +318,9 @@ def timed(servers: Sequence[Server], plan: Plan, say: Callable[[str], None]) -> 
         each = "entry" if kind == "entries" else "request"
         rows.append(
             Row(
-                f"  processor time per {each}, µs",
-                f"{spent_by_us:.1f}",
-                f"{spent_by_them:.1f}",
+                f"  processor time per {each}, µs (without the kernel's)",
+                f"{spent_by_us:.1f} ({user[servers[0].name]:.1f})",
+                f"{spent_by_them:.1f} ({user[servers[1].name]:.1f})",
                 spent_by_them / max(spent_by_us, 0.01),
             )
         )
