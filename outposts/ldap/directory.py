@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import fields
+from mmap import mmap
 from typing import NamedTuple
 
 import msgspec
@@ -79,8 +80,11 @@ class Snapshot(Contents):
         return dump(self)
 
     @staticmethod
-    def from_buffer(buffer: bytes | memoryview) -> Snapshot:
-        """Read what ``to_bytes`` wrote; entries stay in ``buffer``. Raises ``stored.StoredError`` if it is not that."""
+    def from_buffer(buffer: bytes | mmap) -> Snapshot:
+        """Read what ``to_bytes`` wrote; entries and values stay in ``buffer``, which is kept for as long.
+
+        Raises ``stored.StoredError`` if it is something else.
+        """
         return Snapshot(load(buffer))
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from mmap import mmap
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -24,6 +25,10 @@ MANY_HITS_SHARE = 16
 
 # Values between two that are kept as objects: a look-up bisects those and then searches 64 values as one byte string.
 SAMPLE_STEP = 64
+
+# Bytes of values looked through at a time by a substring search: each piece is copied out of the map first, because
+# ``bytes.find`` is many times faster than a search in the map itself; small enough to stay in the processor's cache.
+WINDOW = 64 * 1024
 
 Numbers = Sequence[int]  # array("I") or a memoryview cast to "I"
 
@@ -58,7 +63,8 @@ class Column:
 class IndexParts(NamedTuple):
     """The buffers of an index as they are written to a state file."""
 
-    blob: bytes
+    blob: bytes | mmap
+    start: int  # where in ``blob`` this index begins: a map holds a whole snapshot
     offsets: bytes | memoryview  # uint32, one more than values
     numbers: bytes | memoryview  # uint32
     ranges: bytes | memoryview  # uint32, one more than values; empty when every value has exactly one entry
@@ -69,13 +75,14 @@ class IndexParts(NamedTuple):
 class Index:
     """The values of one attribute. Immutable; so are the sets it returns: some are its own."""
 
-    __slots__ = ("_blob", "_large", "_numbers", "_offsets", "_ranges", "_samples", "present", "size")
+    __slots__ = ("_blob", "_large", "_numbers", "_offsets", "_ranges", "_samples", "_start", "present", "size")
 
     def __init__(
-        self, blob: bytes, offsets: Numbers, numbers: Numbers, ranges: Numbers | None, large: dict[int, BitMap],
-        present: BitMap,
+        self, blob: bytes | mmap, offsets: Numbers, numbers: Numbers, ranges: Numbers | None, large: dict[int, BitMap],
+        present: BitMap, start: int = 0,
     ) -> None:  # fmt: skip
-        self._blob = blob
+        self._blob = blob  # a slice of either kind is bytes
+        self._start = start
         self._offsets = offsets
         self._numbers = numbers
         self._ranges = ranges
@@ -129,12 +136,14 @@ class Index:
             memoryview(parts.ranges).cast("I") if len(parts.ranges) else None,
             {place: BitMap.deserialize(bytes(data)) for place, data in parts.bitmaps},
             BitMap.deserialize(bytes(parts.present)),
+            parts.start,
         )
 
     def parts(self) -> IndexParts:
         """The buffers, ready to be written."""
         return IndexParts(
-            self._blob,
+            self._blob[self._start : self._start + self._offsets[self.size]],
+            0,
             bytes(memoryview(self._offsets)),  # type: ignore[arg-type]
             bytes(memoryview(self._numbers)),  # type: ignore[arg-type]
             b"" if self._ranges is None else bytes(memoryview(self._ranges)),  # type: ignore[arg-type]
@@ -145,7 +154,7 @@ class Index:
     def fingerprint(self) -> bytes:
         """Equal for indexes with the same values, entries and presence."""
         digest = blake2b(digest_size=16)
-        for part in (self._blob, self._offsets, self._numbers, self._ranges or b"", self.present.serialize()):
+        for part in (self.parts().blob, self._offsets, self._numbers, self._ranges or b"", self.present.serialize()):
             digest.update(part)  # type: ignore[arg-type]
         for place, bitmap in self._large.items():
             digest.update(b"%d" % place + bitmap.serialize())
@@ -153,11 +162,13 @@ class Index:
 
     def value(self, place: int) -> bytes:
         """The value number ``place`` in sorted order."""
-        return self._blob[self._offsets[place] : self._offsets[place + 1] - 1]
+        start = self._start
+        return self._blob[start + self._offsets[place] : start + self._offsets[place + 1] - 1]
 
     def values(self) -> list[bytes]:
         """All distinct values, sorted."""
-        return self._blob[1:-1].split(SEPARATOR) if self.size else []
+        start = self._start
+        return self._blob[start + 1 : start + self._offsets[self.size] - 1].split(SEPARATOR) if self.size else []
 
     def place(self, value: bytes) -> int:
         """Number of an exact value, -1 if there is none."""
@@ -170,8 +181,10 @@ class Index:
         low = block * SAMPLE_STEP
         high = min(low + SAMPLE_STEP, self.size)
         offsets = self._offsets
-        at = self._blob.find(SEPARATOR + value + SEPARATOR, offsets[low] - 1, offsets[high])
-        return -1 if at < 0 else bisect_left(offsets, at + 1, low, high)
+        begin = offsets[low]
+        start = self._start
+        at = self._blob[start + begin - 1 : start + offsets[high]].find(SEPARATOR + value + SEPARATOR)
+        return -1 if at < 0 else bisect_left(offsets, at + begin, low, high)
 
     def numbers(self, place: int) -> Sequence[int]:
         """Entry numbers of a value, ascending."""
@@ -226,27 +239,34 @@ class Index:
         longest = max([*parts, final + SEPARATOR] if final else parts, key=len)
         return self._places(place for place in self._search(longest) if _matches(self.value(place), b"", parts, final))
 
-    def _search(self, needle: bytes) -> Iterable[int]:
+    def _search(self, needle: bytes) -> list[int]:
         """Numbers of the values that hold ``needle`` (which may end in the separator)."""
-        blob = self._blob
-        find = blob.find
-        offsets = self._offsets
+        blob, start, offsets, size = self._blob, self._start, self._offsets, self.size
         found: list[int] = []
-        limit = self.size // MANY_HITS_SHARE + 8
-        position = find(needle)
-        place = 0
-        while position >= 0:
-            place = bisect_right(offsets, position, place) - 1
-            found.append(place)
-            if len(found) > limit:
-                if needle.endswith(SEPARATOR):
-                    ending = needle[:-1]
-                    rest = [n for n, value in enumerate(self.values()) if value.endswith(ending)]
-                else:
-                    rest = [n for n, value in enumerate(self.values()) if needle in value]
-                return rest
-            place += 1
-            position = find(needle, offsets[place])
+        first = 0
+        while first < size:
+            begin = offsets[first] - 1
+            last = min(size, max(first + 1, bisect_right(offsets, begin + WINDOW, first) - 1))
+            window = blob[start + begin : start + offsets[last]]
+            limit = (last - first) // MANY_HITS_SHARE + 8
+            hits: list[int] = []
+            place = first
+            position = window.find(needle)
+            while position >= 0:
+                place = bisect_right(offsets, begin + position, place, last) - 1
+                hits.append(place)
+                if len(hits) > limit:
+                    values = enumerate(window[1:-1].split(SEPARATOR), first)
+                    if needle.endswith(SEPARATOR):
+                        ending = needle[:-1]
+                        hits = [number for number, value in values if value.endswith(ending)]
+                    else:
+                        hits = [number for number, value in values if needle in value]
+                    break
+                place += 1
+                position = window.find(needle, offsets[place] - begin)
+            found += hits
+            first = last
         return found
 
     def _sample(self) -> list[bytes]:

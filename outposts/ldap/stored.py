@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from mmap import mmap
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from outposts.ldap.entries import EntryOptions, Kind
 from outposts.ldap.index import Index, IndexParts
 
 MAGIC = b"OLDS"
-VERSION = 1  # raise with every change of the format or of what entries hold: older files are then built anew
+VERSION = 2  # raise with every change of the format or of what entries hold: older files are then built anew
 _FIXED = struct.Struct("<4sHI")
 ALIGNMENT = 8  # bytes; the widest array item
 
@@ -34,18 +35,23 @@ class StoredError(OutpostError):
 
 class _Sections:
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.parts: list[memoryview] = []
         self.lengths: list[int] = []
 
     def add(self, data: object) -> int:
-        raw = bytes(memoryview(data))  # type: ignore[arg-type]
+        raw = memoryview(data)  # type: ignore[arg-type]
         self.parts.append(raw)
-        self.lengths.append(len(raw))
+        self.lengths.append(raw.nbytes)
         return len(self.parts) - 1
 
 
 def dump(snapshot: Contents) -> bytes:
     """See ``Snapshot.to_bytes``."""
+    return b"".join(pieces(snapshot))
+
+
+def pieces(snapshot: Contents) -> Iterator[bytes | memoryview]:
+    """What ``dump`` returns, piece by piece and without a copy of the large ones."""
     sections = _Sections()
     stores = []
     for kind, store in snapshot.stores.items():
@@ -96,25 +102,25 @@ def dump(snapshot: Contents) -> bytes:
     }
     head["lengths"] = sections.lengths
     encoded = msgspec.msgpack.encode(head)
-    out = [_FIXED.pack(MAGIC, VERSION, len(encoded)), encoded]
-    out.append(bytes(-(_FIXED.size + len(encoded)) % ALIGNMENT))
+    yield _FIXED.pack(MAGIC, VERSION, len(encoded)) + encoded + bytes(-(_FIXED.size + len(encoded)) % ALIGNMENT)
     for part in sections.parts:
-        out.append(part)
-        out.append(bytes(-len(part) % ALIGNMENT))
-    return b"".join(out)
+        yield part
+        if part.nbytes % ALIGNMENT:
+            yield bytes(-part.nbytes % ALIGNMENT)
 
 
-def load(buffer: bytes | memoryview) -> Contents:
+def load(buffer: bytes | mmap) -> Contents:
     """See ``Snapshot.from_buffer``. Raises ``StoredError`` and nothing else."""
     try:
-        return _load(memoryview(buffer))
+        return _load(buffer)
     except StoredError:
         raise
     except (ValueError, KeyError, IndexError, TypeError, struct.error, msgspec.MsgspecError) as error:
         raise StoredError(f"stored snapshot cannot be read: {type(error).__name__}") from None
 
 
-def _load(view: memoryview) -> Contents:
+def _load(buffer: bytes | mmap) -> Contents:
+    view = memoryview(buffer)
     if len(view) < _FIXED.size:
         raise StoredError("stored snapshot is too short")
     magic, version, size = _FIXED.unpack(view[: _FIXED.size])
@@ -126,10 +132,12 @@ def _load(view: memoryview) -> Contents:
     position = _FIXED.size + size
     position += -position % ALIGNMENT
     sections: list[memoryview] = []
+    places: list[int] = []  # of the sections in the buffer
     for length in head["lengths"]:
         if position + length > len(view):
             raise StoredError("stored snapshot is cut off")
         sections.append(view[position : position + length])
+        places.append(position)
         position += length + -length % ALIGNMENT
 
     def numbers(section: int, code: str) -> Sequence[int]:
@@ -151,7 +159,8 @@ def _load(view: memoryview) -> Contents:
     indexes = [
         Index.from_parts(
             IndexParts(
-                bytes(sections[row["blob"]]),
+                buffer,
+                places[row["blob"]],
                 sections[row["offsets"]],
                 sections[row["numbers"]],
                 sections[row["ranges"]],
@@ -165,7 +174,7 @@ def _load(view: memoryview) -> Contents:
     report["errors"] = tuple(report["errors"])
     report["gid_collisions"] = tuple((number, tuple(names)) for number, names in report["gid_collisions"])
     return Contents(
-        options=EntryOptions(**head["options"]),
+        options=msgspec.convert(head["options"], EntryOptions),
         stores=stores,
         indexes={name: indexes[place] for name, place in head["names"].items()},
         hidden={name: indexes[place] for name, place in head["hidden"].items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.published import publish
 from outposts.ldap import stored
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DN
@@ -114,10 +116,14 @@ def test_large_group() -> None:
     assert len(ask(directory, "(cn=*)", ["member"])) == len(directory) - 1
 
 
-def test_stored_and_read_back() -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_stored_and_read_back(mapped: bool, tmp_path: Path) -> None:
     """Bytes and back: same entries, same answers, same report; a later build reuses what was read."""
     directory = snapshot()
-    again = Snapshot.from_buffer(directory.to_bytes())
+    data = directory.to_bytes()
+    again = Snapshot.from_buffer(publish([data], str(tmp_path)).map() if mapped else data)
+    assert again.to_bytes() == data
+    assert names(ask(again, "(cn=*aro*)")) == names(ask(directory, "(cn=*aro*)")) != []
     assert everything(again) == everything(directory)
     assert again.options == directory.options
     assert again.report == directory.report
