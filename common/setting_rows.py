@@ -239,6 +239,60 @@ EXTRAS: tuple[ExtraSetting, ...] = (
         "How groups get their `gidNumber`: the core's numbering, or 2^20 plus 30 bits of the SHA-256 of their uuid.",
     ),
     ExtraSetting(
+        "ldap",
+        "extra_attributes",
+        values.choices(
+            "loginShell",
+            "gecos",
+            "givenName",
+            "distinguishedName",
+            "userPrincipalName",
+            "userAccountControl",
+            "memberUid",
+            "uniqueMember",
+            empty=True,
+        ),
+        (),
+        "",
+        "Attributes that entries carry in addition. Objects' own attributes of these names win, except `memberUid` and "
+        "`uniqueMember`, which follow `member`.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "login_shell",
+        values.TEXT,
+        "/bin/bash",
+        "",
+        "Value of `loginShell` for users without an attribute `loginShell`, if `extra_attributes` names it.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "only_groups",
+        values.TEXT_LIST,
+        (),
+        "",
+        "Names or uuids of groups: only these, the groups below them and their members are shown. Empty: everything. "
+        "Who may bind is up to the core.",
+    ),
+    ExtraSetting("ldap", "active_only", values.BOOLEAN, False, "", "Show active users only, also as members."),
+    ExtraSetting(
+        "ldap",
+        "attributes_allow",
+        values.TEXT_LIST,
+        (),
+        "",
+        "The only attributes of users and groups that exist here, besides `objectClass`, the naming attribute and what "
+        "the server computes. Empty: all.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "attributes_deny",
+        values.TEXT_LIST,
+        (),
+        "",
+        "Attributes of users and groups that do not exist here, whatever `attributes_allow` says.",
+    ),
+    ExtraSetting(
         "ldap", "bind_cache_max", values.duration(), 300.0, "s", "Longest time for which a cached bind skips the flow."
     ),
     ExtraSetting(

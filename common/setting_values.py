@@ -261,13 +261,14 @@ def choice(*words: str) -> Kind:
     return Kind("choice", ", ".join(words), parse)
 
 
-def choices(*words: str) -> Kind:
-    """At least one of some words, as a list."""
+def choices(*words: str, empty: bool = False) -> Kind:
+    """Some words, as a list, in any letter case; none only if ``empty``."""
+    known = {word.lower(): word for word in words}
 
     def parse(value: object) -> tuple[str, ...]:
-        chosen = tuple(item.lower() for item in split_list(value))
-        if not chosen or any(word not in words for word in chosen):
+        chosen = tuple(known.get(item.lower(), "") for item in split_list(value))
+        if not all(chosen) or not (chosen or empty):
             raise ValueError("not among the words")
-        return chosen
+        return tuple(dict.fromkeys(chosen))
 
     return Kind("choices", "comma list of " + ", ".join(words), parse, listed=True)

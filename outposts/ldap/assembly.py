@@ -174,8 +174,15 @@ def restricted(snapshot: Contents, user_pk: int, number: int) -> Contents:
         take(Kind.VIRTUAL_GROUP << KIND_SHIFT | number & SLOT_MASK, 0, {})
         member = snapshot.indexes.get("member")
         groups = member.equal(DN.parse(own_dn).key) & snapshot.kinds[Kind.GROUP] if member else BitMap()
+        own_name = (DN.parse(own_dn).rdns[0][0].value,)
+        only_self: dict[str, tuple[str, ...] | None] = {
+            "member": (own_dn,),
+            "uniquemember": (own_dn,),
+            "memberuid": own_name,
+            "memberof": None,
+        }
         for slot, group in enumerate(groups):
-            take(group, slot, {"member": (own_dn,), "memberof": None})
+            take(group, slot, only_self)
     stores: dict[Kind, EntryStore] = {kind: writer.finish() for kind, writer in assembler.writers.items()}
     return Contents(
         options=options,

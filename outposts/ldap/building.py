@@ -54,7 +54,8 @@ class ContentsBuilder:
         self._late_groups: list[tuple[bytes, Group]] = []
         self._gids: dict[str, list[str]] = {}
         self._context: bytes | None = None
-        self._context_matters = options.nested_groups
+        self._context_matters = options.nested_groups or bool(options.only_groups)
+        self._visible: frozenset[str] | None = None  # uuids of the groups that are shown; None: all
         self._reuse_users = True
         self._ancestors: dict[str, tuple[str, ...]] = {}
 
@@ -87,6 +88,8 @@ class ContentsBuilder:
             if decoded is None:
                 continue
             digest, user = decoded
+            if not self._shows_user(user):
+                continue
             slot = self._slots[Kind.USER].take(b"u%d" % user.pk)
             if slot in self._digests[Kind.USER]:  # pages shift while they are read: an object can come twice
                 continue
@@ -191,6 +194,8 @@ class ContentsBuilder:
             (pk, name, tuple(sorted(self._parents.get(pk, ())))) for pk, name in self._group_names.items()
         )
         self._context = blake2b(repr(relations).encode("utf-8", "replace"), digest_size=DIGEST_SIZE).digest()
+        if options.only_groups:
+            self._visible = self._named_groups()
         origin = self._previous.origin if self._previous else None
         if origin is not None and origin.context != self._context and (options.nested_groups or origin.context_matters):
             self._reuse_users = False
@@ -198,14 +203,17 @@ class ContentsBuilder:
             self._context_matters |= origin.context_matters
         groups, self._groups = self._groups, []
         for digest, group in groups:
+            if self._visible is not None and group.pk not in self._visible:
+                continue
             number = group_gid_number(options, group) if group.name else ""
             self._gids.setdefault(number, []).append(group.name)
             by_number = group.users_obj is None and bool(group.users)
             if options.nested_groups or by_number:
                 self._late_groups.append((digest, group))
             else:
-                members = [options.dn(Kind.USER, user.username) for user in group.users_obj or ()]
-                self._add_group(digest, group, members, reuse=True)
+                members = [options.dn(Kind.USER, name) for name in self._listed_members(group)]
+                # with some groups hidden, relations show more or less without any change of the record
+                self._add_group(digest, group, members, reuse=self._visible is None or self._reuse_users)
 
     def _add_group(self, digest: bytes, group: Group, members: list[str], reuse: bool) -> None:
         slots = self._slots[Kind.GROUP]
@@ -237,18 +245,25 @@ class ContentsBuilder:
     def _children(self, group: Group) -> list[str]:
         """Names of child groups: direct ones, or all below with nested groups."""
         if self._options.nested_groups:
-            return [self._group_names[pk] for pk in self._descendants(group.pk) if pk in self._group_names]
-        if group.children_obj is not None:
+            return self._shown_names(self._descendants(group.pk))
+        if group.children_obj is not None and self._visible is None:
             return [child.name for child in group.children_obj]
-        return [self._group_names[pk] for pk in group.children or () if pk in self._group_names]
+        return self._shown_names(group.children or [child.pk for child in group.children_obj or ()])
+
+    def _shown_names(self, pks: Iterable[str]) -> list[str]:
+        """Names of those of these groups that are known and shown."""
+        names, visible = self._group_names, self._visible
+        return [names[pk] for pk in pks if pk in names and (visible is None or pk in visible)]
 
     def _parent_names(self, group: Group) -> list[str]:
         if self._options.nested_groups:
-            return [self._group_names[pk] for pk in self._above(group.pk) if pk in self._group_names]
+            return self._shown_names(self._above(group.pk))
+        if self._visible is not None:
+            return self._shown_names(sorted(self._parents.get(group.pk, ())))
         if group.parents_obj is not None:
             return [parent.name for parent in group.parents_obj]
         if group.parents:
-            return [self._group_names[pk] for pk in group.parents if pk in self._group_names]
+            return self._shown_names(group.parents)
         return [group.parent_name] if group.parent and group.parent_name else []
 
     def _above(self, pk: str) -> tuple[str, ...]:
@@ -261,6 +276,24 @@ class ContentsBuilder:
     def _descendants(self, pk: str) -> tuple[str, ...]:
         return _reach(pk, self._child_table())
 
+    # Visibility
+
+    def _named_groups(self) -> frozenset[str]:
+        """The groups of ``only_groups`` and all below them."""
+        wanted = set(self._options.only_groups)
+        named = {pk for pk, name in self._group_names.items() if pk in wanted or name in wanted}
+        return frozenset(named.union(*map(self._descendants, named)))
+
+    def _shows_user(self, user: User) -> bool:
+        if self._options.active_only and not user.is_active:
+            return False
+        return self._visible is None or not self._visible.isdisjoint(_group_pks(user))
+
+    def _listed_members(self, group: Group) -> list[str]:
+        """Names of the shown users among the members that a record names."""
+        active_only = self._options.active_only
+        return [user.username for user in group.users_obj or () if user.is_active or not active_only]
+
     def _child_table(self) -> dict[str, set[str]]:
         if not hasattr(self, "_children_of"):
             self._children_of: dict[str, set[str]] = {}
@@ -272,6 +305,12 @@ class ContentsBuilder:
     def _member_of(self, user: User) -> list[str]:
         """DNs of a user's groups."""
         options = self._options
+        if self._visible is not None:
+            pks = dict.fromkeys(_group_pks(user))
+            if options.nested_groups:
+                for pk in list(pks):
+                    pks.update(dict.fromkeys(self._above(pk)))
+            return [options.dn(Kind.GROUP, name) for name in self._shown_names(pks)]
         if options.nested_groups:
             pks = dict.fromkeys(user.groups or [group.pk for group in user.groups_obj or ()])
             names = {group.pk: group.name for group in user.groups_obj or ()}
@@ -291,7 +330,7 @@ class ContentsBuilder:
         direct: dict[str, list[str]] = {}
         for _, group in self._late_groups:
             if group.users_obj is not None:
-                direct[group.pk] = [user.username for user in group.users_obj]
+                direct[group.pk] = self._listed_members(group)
             else:
                 direct[group.pk] = [self._user_names[pk] for pk in group.users if pk in self._user_names]
         for digest, group in self._late_groups:
@@ -336,6 +375,10 @@ class _Slots:
     def digest(self, slot: int) -> bytes:
         """Digest of what was in the slot before; empty for a new one."""
         return self._digests[slot * DIGEST_SIZE : (slot + 1) * DIGEST_SIZE]
+
+
+def _group_pks(user: User) -> list[str]:
+    return user.groups or [group.pk for group in user.groups_obj or ()]
 
 
 def _reach(start: str, edges: dict[str, set[str]]) -> tuple[str, ...]:

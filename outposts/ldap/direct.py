@@ -98,8 +98,8 @@ async def fetch_snapshot(
         await _fetch_own(options, viewer, query, fetch, builder)
         return builder.finish()
     users, groups = query.users, query.groups
-    if options.nested_groups and (users is not None or groups is not None):
-        groups = ()  # inherited membership of one object can run through any group
+    if (options.nested_groups or options.only_groups) and (users is not None or groups is not None):
+        groups = ()  # inherited membership or visibility of one object can run through any group
     listed_users, listed_groups = await asyncio.gather(_list(fetch, "users", users), _list(fetch, "groups", groups))
 
     def build() -> Snapshot:
@@ -185,7 +185,7 @@ async def _fetch_own(
     """The viewer's own user and groups."""
     if query == NOTHING:
         return
-    mine: Parameters = () if options.nested_groups else (("members_by_pk", str(viewer.user_pk)),)
+    mine: Parameters = () if options.nested_groups or options.only_groups else (("members_by_pk", str(viewer.user_pk)),)
     try:
         builder.add_groups(await fetch.groups((*GROUP_PARAMETERS, *mine)))
     except CoreRejected:

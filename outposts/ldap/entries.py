@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from common.records import Group, User
-from outposts.ldap.dn import escape_value
+from outposts.ldap.dn import DN, DNError, escape_value, normalise_type
 
 # gid=hash: numbers start above the usual local range and below 2^31, so that every client can hold them
 # (2^20 + 2^30 - 1 < 2^31). With 30 bits, 1,000 groups collide with a chance of 0.05 %.
@@ -37,6 +37,16 @@ PROTECTED = frozenset(
         "entryuuid", "entrydn", "structuralobjectclass", "hassubordinates", "numsubordinates", "subschemasubentry",
     }
 )  # fmt: skip
+
+# What ``extra_attributes`` may name. ``memberUid`` and ``uniqueMember`` say again what ``member`` says.
+EXTRA_ATTRIBUTES = (
+    "loginShell", "gecos", "givenName", "distinguishedName", "userPrincipalName", "userAccountControl",
+    "memberUid", "uniqueMember",
+)  # fmt: skip
+# Active Directory's flags: NORMAL_ACCOUNT, and with ACCOUNTDISABLE.
+ACCOUNT_ENABLED, ACCOUNT_DISABLED = "512", "514"
+# A colon ends the field in passwd(5), a comma ends the name in it.
+_NOT_IN_GECOS = str.maketrans(dict.fromkeys(":,\n\r", " "))
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 # RFC 4122 appendix C, name space for X.500 distinguished names
@@ -67,6 +77,52 @@ class EntryOptions:
     uid_mode: str = "hash"  # "hash" (the core's uid) or "username"
     nested_groups: bool = False  # member and memberOf with everything that is inherited
     gid_mode: str = "reference"  # "reference" (gid_start + num_pk) or "hash"
+    extra_attributes: tuple[str, ...] = ()  # of EXTRA_ATTRIBUTES
+    login_shell: str = "/bin/bash"
+    only_groups: tuple[str, ...] = ()  # names or uuids; empty: everything is shown
+    active_only: bool = False
+    attributes_allow: tuple[str, ...] = ()  # empty: all
+    attributes_deny: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Lists become tuples: stored options come back with lists and have to compare equal."""
+        for name in ("extra_attributes", "only_groups", "attributes_allow", "attributes_deny"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @cached_property
+    def extras(self) -> frozenset[str]:
+        """``extra_attributes`` for looking up."""
+        return frozenset(self.extra_attributes)
+
+    @cached_property
+    def domain(self) -> str:
+        """The ``dc`` values of the base as a domain name; empty if it has none."""
+        return ".".join(ava.value for rdn in DN.parse(self.base_dn).rdns for ava in rdn if ava.type == "dc").lower()
+
+    @cached_property
+    def user_ending(self) -> str:
+        """What every user's DN ends with."""
+        return "," + self.containers[Kind.USER]
+
+    def shows(self, name: str, kind: Kind) -> bool:
+        """Whether entries of this kind may carry an attribute (any letter case; aliases count as the same)."""
+        allowed, denied = self._shown_names
+        lower = normalise_type(name.lower())
+        if lower == self.naming[kind]:
+            return True
+        return lower not in denied and (not allowed or lower in allowed)
+
+    @cached_property
+    def _shown_names(self) -> tuple[frozenset[str], frozenset[str]]:
+        return (
+            frozenset(normalise_type(name.lower()) for name in self.attributes_allow),
+            frozenset(normalise_type(name.lower()) for name in self.attributes_deny),
+        )
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether no attribute is left out."""
+        return not self.attributes_allow and not self.attributes_deny
 
     @cached_property
     def suffix(self) -> str:
@@ -136,11 +192,15 @@ def user_entry(options: EntryOptions, user: User, member_of: Iterable[str]) -> E
     ]
     if options.dn_attribute == "uid":
         custom.pop("uid", None)  # the naming attribute
+    dn = options.dn(Kind.USER, user.username)
+    if options.extras:
+        built_in += _user_extras(options, user, dn)
     attributes = _merge(built_in, custom)
     groups = tuple(dict.fromkeys(member_of))
     if groups:
         attributes.append(("memberOf", groups))
-    dn = options.dn(Kind.USER, user.username)
+    if not options.shows_all:
+        attributes = _shown(options, Kind.USER, attributes)
     return Entry(Kind.USER, dn, user.username, attributes, entry_uuid(user.uuid, dn))
 
 
@@ -149,17 +209,22 @@ def virtual_group_entry(options: EntryOptions, user: User) -> Entry:
     if not user.username:
         raise MappingError(f"user {user.pk} has no username")
     dn = options.dn(Kind.VIRTUAL_GROUP, user.username)
+    member = options.dn(Kind.USER, user.username)
     attributes = _merge(
         [
             ("cn", user.username),
             ("sAMAccountName", user.username),
             ("uid", user.username if options.uid_is_username else user.uid),
             ("gidNumber", user_gid_number(options, user)),
-            ("member", options.dn(Kind.USER, user.username)),
+            ("member", member),
             ("ak-superuser", boolean(False)),
         ],
         {},
     )
+    if options.extras:
+        attributes += _group_extras(options, dn, (member,))
+    if not options.shows_all:
+        attributes = _shown(options, Kind.VIRTUAL_GROUP, attributes)
     return Entry(Kind.VIRTUAL_GROUP, dn, user.username, attributes, entry_uuid(None, dn))
 
 
@@ -167,6 +232,9 @@ def group_entry(options: EntryOptions, group: Group, members: Iterable[str], mem
     """The entry of ``group``. ``members`` and ``member_of`` are DNs, in the order to be shown. Raises MappingError."""
     if not group.name:
         raise MappingError(f"group {group.pk} has no name")
+    custom = custom_attributes(group.attributes)
+    for name in MEMBERSHIP & options.extras:
+        custom.pop(name.lower(), None)
     attributes = _merge(
         [
             ("cn", group.name),
@@ -175,13 +243,66 @@ def group_entry(options: EntryOptions, group: Group, members: Iterable[str], mem
             ("gidNumber", group_gid_number(options, group)),
             ("ak-superuser", boolean(group.is_superuser)),
         ],
-        custom_attributes(group.attributes),
+        custom,
     )
-    for name, values in (("member", tuple(dict.fromkeys(members))), ("memberOf", tuple(dict.fromkeys(member_of)))):
+    dn = options.dn(Kind.GROUP, group.name)
+    member = tuple(dict.fromkeys(members))
+    for name, values in (("member", member), ("memberOf", tuple(dict.fromkeys(member_of)))):
         if values:
             attributes.append((name, values))
-    dn = options.dn(Kind.GROUP, group.name)
+    if options.extras:
+        attributes += [row for row in _group_extras(options, dn, member) if row[0].lower() not in custom]
+    if not options.shows_all:
+        attributes = _shown(options, Kind.GROUP, attributes)
     return Entry(Kind.GROUP, dn, group.name, attributes, entry_uuid(group.pk, dn))
+
+
+MEMBERSHIP = frozenset({"memberUid", "uniqueMember"})
+
+
+def _user_extras(options: EntryOptions, user: User, dn: str) -> list[tuple[str, str]]:
+    """What ``extra_attributes`` adds to a user."""
+    words = user.name.split()
+    values = {
+        "loginShell": options.login_shell,
+        "gecos": " ".join(user.name.translate(_NOT_IN_GECOS).split()),
+        "givenName": " ".join(words[:-1] or words),  # all but the family name, as far as a single field can tell
+        "distinguishedName": dn,
+        "userPrincipalName": f"{user.username}@{options.domain}" if options.domain else "",
+        "userAccountControl": ACCOUNT_ENABLED if user.is_active else ACCOUNT_DISABLED,
+    }
+    return [(name, value) for name, value in values.items() if name in options.extras]
+
+
+def _group_extras(options: EntryOptions, dn: str, members: tuple[str, ...]) -> Attributes:
+    """What ``extra_attributes`` adds to a group, virtual ones too."""
+    extras = options.extras
+    found: Attributes = [("distinguishedName", (dn,))] if "distinguishedName" in extras else []
+    if "memberUid" in extras and (names := member_names(options, members)):
+        found.append(("memberUid", names))
+    if "uniqueMember" in extras and members:
+        found.append(("uniqueMember", members))
+    return found
+
+
+def member_names(options: EntryOptions, members: Iterable[str]) -> tuple[str, ...]:
+    """User names of those members, given by DN, that are users (RFC 2307 ``memberUid`` knows no groups)."""
+    opening, ending = f"{options.dn_attribute}=", options.user_ending
+    found = []
+    for dn in members:
+        if dn.endswith(ending):
+            name = dn[len(opening) : -len(ending)]
+            if "\\" in name:
+                try:
+                    name = DN.parse(dn).rdns[0][0].value
+                except DNError:
+                    continue
+            found.append(name)
+    return tuple(found)
+
+
+def _shown(options: EntryOptions, kind: Kind, attributes: Attributes) -> Attributes:
+    return [row for row in attributes if options.shows(row[0], kind)]
 
 
 def container_entries(options: EntryOptions) -> list[Entry]:

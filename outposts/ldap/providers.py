@@ -93,6 +93,15 @@ EXTRA_FIELDS = (
     "offline_grace",
     "allow_push_only",
 )
+# The same for ``EntryOptions``.
+ENTRY_FIELDS = (
+    "extra_attributes",
+    "login_shell",
+    "only_groups",
+    "active_only",
+    "attributes_allow",
+    "attributes_deny",
+)
 
 
 def resolve(record: LDAPProvider, extra: Callable[[str], Any]) -> ProviderSettings:
@@ -126,6 +135,7 @@ def resolve(record: LDAPProvider, extra: Callable[[str], Any]) -> ProviderSettin
             uid_mode=extra("uid"),
             nested_groups=extra("nested_groups"),
             gid_mode=extra("gid"),
+            **{name: extra(name) for name in ENTRY_FIELDS},
         ),
         search_cached=record.search_mode == "cached",
         bind_cached=record.bind_mode == "cached",
