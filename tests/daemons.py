@@ -29,7 +29,7 @@ READY_TIMEOUT_S = 30.0  # a cold start on two busy cores takes a few seconds
 STOP_TIMEOUT_S = 15.0  # a daemon drains requests for at most 10 s
 HEALTH_TIMEOUT_S = 5.0  # health is answered from memory
 POLL_S = 0.02  # nothing tells a parent portably that a file appeared
-LOG_TAIL_BYTES = 6000  # enough for a traceback, little enough for a test report
+LOG_TAIL_CHARACTERS = 6000  # enough for a traceback, little enough for a test report
 
 # What a child may inherit. Settings of the person who runs the tests must not change what is tested.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "SYSTEMROOT", "COVERAGE_PROCESS_START")
@@ -48,6 +48,8 @@ class Daemon:
         self.folder = folder
         self.log = log
         self.ready: dict[str, Any] = {}
+        self.temporary = False  # whether the folder goes when the daemon does
+        self._last_words: str | None = None
 
     @property
     def pid(self) -> int:
@@ -64,11 +66,11 @@ class Daemon:
 
     def text(self) -> str:
         """All that it has logged so far."""
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(errors="replace") if self._last_words is None else self._last_words
 
     def tail(self) -> str:
         """The end of its log, for failure messages."""
-        return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+        return self.text()[-LOG_TAIL_CHARACTERS:]
 
     def records(self) -> list[dict[str, Any]]:
         """Its log lines that are JSON objects."""
@@ -138,6 +140,9 @@ class Daemon:
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
         _running.discard(self)
+        if self.temporary and self._last_words is None:
+            self._last_words = self.text()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -167,6 +172,7 @@ def launch(
     name: str, arguments: Sequence[str], environment: Mapping[str, str], *, folder: Path | None = None
 ) -> Daemon:
     """Start ``arguments`` without waiting for anything. The caller ends it with ``stop`` or ``kill``."""
+    temporary = folder is None
     folder = folder or Path(tempfile.mkdtemp(prefix=f"outposts-{name}-"))
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
@@ -186,6 +192,7 @@ def launch(
             start_new_session=True,
         )
     daemon = Daemon(name, process, folder, log)
+    daemon.temporary = temporary
     _running.add(daemon)
     return daemon
 
@@ -244,8 +251,6 @@ def running(
         yield daemon
     finally:
         daemon.kill()
-        if folder is None:
-            shutil.rmtree(daemon.folder, ignore_errors=True)
 
 
 def outpost_environment(core_url: str, token: str, **settings: str) -> dict[str, str]:
