@@ -7,8 +7,11 @@ error: its pages are handed out only when all of them are there and fit together
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -58,8 +61,8 @@ T = TypeVar("T")
 log = logs.get_logger("api")
 
 
-class _ListingChanged(Exception):
-    """The list changed between two of its pages."""
+class ListingChanged(Exception):
+    """The list changed between two of its pages: what was read of it is to be forgotten."""
 
 
 class _RawPage(msgspec.Struct):
@@ -220,53 +223,72 @@ class CoreApi:
         refresh.
         """
         try:
-            return await self._fast(path, params, page_size)
-        except _ListingChanged:
+            return [page async for page in self.pages_as_read(path, params, page_size)]
+        except ListingChanged:
             log.debug("listing changed while it was read, starting anew", path=path)
         try:
-            return await self._careful(path, params, page_size)
-        except _ListingChanged:
-            raise CoreUnavailable(f"GET {endpoint.API}{path}", "the list keeps changing") from None
+            return [page async for page in self.pages_as_read(path, params, page_size, careful=True)]
+        except ListingChanged:
+            raise self.keeps_changing(path) from None
 
-    async def _fast(self, path: str, params: Params, page_size: int) -> list[list[msgspec.Raw]]:
-        """First page, then the others a few at a time; ``_ListingChanged`` unless they fit together."""
+    @staticmethod
+    def keeps_changing(path: str) -> CoreUnavailable:
+        """The error for a list that changed during the careful reading too."""
+        return CoreUnavailable(f"GET {endpoint.API}{path}", "the list keeps changing")
+
+    async def pages_as_read(
+        self, path: str, params: Params, page_size: int, *, careful: bool = False
+    ) -> AsyncIterator[list[msgspec.Raw]]:
+        """A listing page by page while it is read, for who cannot hold all of it; close it if you leave early.
+
+        ``ListingChanged`` may come at any time, also behind the last page: then forget everything and read again, the
+        second time with ``careful``.
+        """
+        read = self._careful if careful else self._fast
+        async with contextlib.aclosing(read(path, params, page_size)) as pages:
+            async for page in pages:
+                yield page
+
+    async def _fast(self, path: str, params: Params, page_size: int) -> AsyncGenerator[list[msgspec.Raw], None]:
+        """First page, then the others a few at a time; ``ListingChanged`` unless they fit together."""
         first = await self._page(path, params, page_size, 1)
         total, count = int(first.pagination.total_pages), int(first.pagination.count)
         if first.pagination.next <= 0:
-            return [first.results]
+            yield first.results
+            return
         if not 1 < total <= MAX_PAGES:
-            raise _ListingChanged
-        pages: dict[int, _RawPage] = {1: first}
+            raise ListingChanged
+        found = len(first.results)
         numbers = iter(range(2, total + 1))
+        coming: deque[asyncio.Task[_RawPage]] = deque()
 
-        async def fetch() -> None:
-            for number in numbers:
-                page = await self._page(path, params, page_size, number)
-                last = number == total
-                if int(page.pagination.count) != count or (page.pagination.next <= 0) is not last:
-                    raise _ListingChanged
-                pages[number] = page
+        def ask(limit: int) -> None:
+            for number in islice(numbers, limit):
+                coming.append(asyncio.create_task(self._page(path, params, page_size, number)))
 
-        workers = [asyncio.create_task(fetch()) for _ in range(min(PAGES_IN_FLIGHT, total - 1))]
         try:
-            await asyncio.gather(*workers)
+            ask(PAGES_IN_FLIGHT)
+            yield first.results
+            while coming:
+                page = await coming[0]
+                coming.popleft()
+                ask(1)
+                if int(page.pagination.count) != count or (page.pagination.next <= 0) is bool(coming):
+                    raise ListingChanged
+                found += len(page.results)
+                yield page.results
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        found = [pages[number].results for number in range(1, total + 1)]
-        if sum(map(len, found)) != count:
-            raise _ListingChanged
-        return found
+            for task in coming:
+                task.cancel()
+            await asyncio.gather(*coming, return_exceptions=True)
+        if found != count:
+            raise ListingChanged
 
-    async def _careful(self, path: str, params: Params, page_size: int) -> list[list[msgspec.Raw]]:
+    async def _careful(self, path: str, params: Params, page_size: int) -> AsyncGenerator[list[msgspec.Raw], None]:
         """Page after page by ``next``; an item that comes again is dropped."""
         seen: set[str | int] = set()
-        found: list[list[msgspec.Raw]] = []
         number = 1
-        while number > 0:
-            if len(found) >= MAX_PAGES:
-                raise CoreNonsense(f"GET {endpoint.API}{path}", "the list has no end")
+        for _ in range(MAX_PAGES):
             page = await self._page(path, params, page_size, number)
             items = []
             for item in page.results:
@@ -277,12 +299,14 @@ class CoreApi:
                 if key not in seen:
                     seen.add(key)
                     items.append(item)
-            found.append(items)
+            yield items
             following = int(page.pagination.next)
-            if 0 < following <= number:
+            if following <= 0:
+                return
+            if following <= number:
                 raise CoreNonsense(f"GET {endpoint.API}{path}", "the list goes backwards")
             number = following
-        return found
+        raise CoreNonsense(f"GET {endpoint.API}{path}", "the list has no end")
 
     async def _page(self, path: str, params: Params, page_size: int, number: int) -> _RawPage:
         """One page, tried three times; a page out of range means that the list has changed."""
@@ -294,7 +318,7 @@ class CoreApi:
                 return self._decode(f"GET {endpoint.API}{path}", body, _pages.decode)
             except CoreNotFound as error:
                 if error.problem == "Invalid page.":
-                    raise _ListingChanged from None
+                    raise ListingChanged from None
                 raise
             except (CoreUnavailable, CoreNonsense) as error:
                 if attempt == PAGE_TRIES:

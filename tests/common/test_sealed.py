@@ -12,7 +12,7 @@ import pytest
 
 from common import logs
 from common.errors import SealError
-from common.sealed import SealedFile
+from common.sealed import PIECE_SIZE, SealedFile
 
 
 @pytest.fixture
@@ -96,3 +96,45 @@ def test_unreadable_and_removed(tmp_path: Path, stream: io.StringIO) -> None:
     file.remove()
     assert not file.path.exists()
     assert "token" not in repr(file)
+
+
+def test_piece_by_piece(tmp_path: Path, stream: io.StringIO) -> None:
+    """Large content passes through in pieces; the file is the same kind as any other, and every change is noticed."""
+    content = os.urandom(PIECE_SIZE * 2 + 5)
+    file = SealedFile(tmp_path / "state", "token")
+    assert file.write_pieces(1, [b"", memoryview(content)[:7], content[7:]]) is True
+    assert file.read(1) == content
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+    def read(schema: int = 1, token: str = "token") -> bytes | None:
+        with (tmp_path / "plain").open("w+b") as target:
+            if not SealedFile(file.path, token).read_into(schema, target.fileno()):
+                return None
+            target.seek(0)
+            return target.read()
+
+    assert read() == content
+    assert read(schema=2) is None
+    assert read(token="other") is None
+    good = file.path.read_bytes()
+    for damaged in (b"", good[:20], good[:-1], good[: PIECE_SIZE * 2], good + b"\x00", good[:99] + b"?" + good[100:]):
+        file.path.write_bytes(damaged)
+        assert read() is None
+    file.path.unlink()
+    assert read() is None
+    assert stream.getvalue().count("\n") == 8
+
+
+def test_a_writer_that_fails_leaves_the_file(tmp_path: Path) -> None:
+    """An error while the pieces are made is the caller's; the file stays as it was."""
+    file = SealedFile(tmp_path / "state", "token")
+    file.write(1, b"old")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"new"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        file.write_pieces(1, pieces())
+    assert file.read(1) == b"old"
+    assert os.listdir(tmp_path) == ["state"]
