@@ -17,7 +17,16 @@ PEERS = Path(__file__).resolve().parent.parent / ".peers"  # packages from PyPI 
 
 def missing(what: str) -> NoReturn:
     """Skip, or fail with ``--all``, because a peer is not installed."""
-    message = f"{what} is not installed; run scripts/install-peers"
+    _refuse(f"{what} is not installed; run scripts/install-peers")
+
+
+def needs_root() -> None:
+    """Skip, or fail with ``--all``, unless this is root: some servers start as nobody else."""
+    if os.geteuid() != 0:
+        _refuse("only root can start this peer")
+
+
+def _refuse(message: str) -> NoReturn:
     if os.environ.get("OUTPOSTS_TEST_ALL") == "1":
         pytest.fail(message, pytrace=False)
     pytest.skip(message)

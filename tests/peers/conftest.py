@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.peers.office import Office, opened
 from tests.peers.suite import Suite, running
 
 
@@ -21,4 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def suite() -> Iterator[Suite]:
     """Core and LDAP daemon with the demo's people."""
     with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def office() -> Iterator[Office]:
+    """Core and LDAP daemon as configured programs meet them: more people, a certificate that can be checked."""
+    with opened() as started:
         yield started

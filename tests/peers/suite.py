@@ -55,8 +55,8 @@ def core_url(core: daemons.Daemon) -> str:
     return "http://{}:{}".format(*core.address(listener))
 
 
-def start_core(folder: Path, *, listen: str = "127.0.0.1:0") -> daemons.Daemon:
-    """The embedded core with the demo's blueprint and its data in ``folder``."""
+def start_core(folder: Path, *, listen: str = "127.0.0.1:0", more: str = "") -> daemons.Daemon:
+    """The embedded core with the demo's blueprint, ``more`` as a second one, and its data in ``folder``."""
     data = folder / "core-data"
     data.mkdir(exist_ok=True)
     blueprint = folder / "demo.yaml"
@@ -67,6 +67,10 @@ def start_core(folder: Path, *, listen: str = "127.0.0.1:0") -> daemons.Daemon:
         "AUTHENTIK_BOOTSTRAP_TOKEN": ADMIN_TOKEN,
     }
     arguments = ["--data", str(data), "--blueprint", str(blueprint)]
+    if more:
+        second = folder / "more.yaml"
+        second.write_text(more)
+        arguments += ["--blueprint", str(second)]
     return daemons.start("core", settings, arguments, folder=folder / "core")
 
 
@@ -79,11 +83,11 @@ def outpost_token(folder: Path, outpost: str) -> str:
 
 
 @contextmanager
-def running(**settings: str) -> Iterator[Suite]:
-    """Core and LDAP daemon; ``settings`` are the daemon's."""
+def running(*, more: str = "", **settings: str) -> Iterator[Suite]:
+    """Core and LDAP daemon; ``more`` is a blueprint beside the demo's, ``settings`` are the daemon's."""
     with tempfile.TemporaryDirectory(prefix="outposts-suite-") as name:
         folder = Path(name)
-        core = start_core(folder)
+        core = start_core(folder, more=more)
         suite = None
         try:
             environment = daemons.outpost_environment(core_url(core), outpost_token(folder, "demo-ldap"), **settings)

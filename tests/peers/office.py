@@ -1,0 +1,100 @@
+"""The directory that configured programs meet: the demo's people and more, with what host logins need.
+
+Beside the demo there are a user and a group with names outside ASCII and a certificate from the core, so that clients
+can check it as they do in production. ``recipes`` of the documentation name the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import certificates
+from tests.peers.suite import BASE, Suite, running
+
+JOERG_NAME, JOERG_FULL_NAME = "jörg", "Jörg Müller, geb. Ōsaka"
+JOERG, JOERG_PASSWORD = f"cn={JOERG_NAME},ou=users,{BASE}", "Paßwort «日本» 1"
+SOUTH_NAME = "vertrieb-süd"
+SOUTH = f"cn={SOUTH_NAME},ou=groups,{BASE}"
+STAFF, ADMINS = f"cn=staff,ou=groups,{BASE}", f"cn=admins,ou=groups,{BASE}"
+USERS, GROUPS = f"ou=users,{BASE}", f"ou=groups,{BASE}"
+
+# For rfc2307 clients memberUid; for host logins the shell and the gecos field.
+SETTINGS = {"OUTPOSTS_LDAP__EXTRA_ATTRIBUTES": "loginShell,gecos,memberUid"}
+
+
+@dataclass(frozen=True)
+class Office:
+    """The running suite and the file with the certificate that its clients trust."""
+
+    suite: Suite
+    certificate: Path
+
+    @property
+    def host(self) -> str:
+        """Where the daemon listens."""
+        return self.suite.ldap.address("ldap")[0]
+
+    @property
+    def port(self) -> int:
+        """Port of LDAP with StartTLS."""
+        return self.suite.ldap.address("ldap")[1]
+
+    @property
+    def tls_port(self) -> int:
+        """Port of LDAPS."""
+        return self.suite.ldap.address("ldaps")[1]
+
+    @property
+    def url(self) -> str:
+        """LDAP, by the address that the certificate has. (libldap puts the machine's own name for ``localhost``.)"""
+        return f"ldap://127.0.0.1:{self.port}"
+
+    @property
+    def tls_url(self) -> str:
+        """LDAPS, by the address that the certificate has."""
+        return f"ldaps://127.0.0.1:{self.tls_port}"
+
+
+def blueprint(pair: certificates.KeyPair) -> str:
+    """People, group and certificate in addition to the demo's. JSON strings are valid YAML."""
+    return f"""
+version: 1
+metadata: {{name: office}}
+entries:
+  - model: authentik_core.group
+    id: south
+    identifiers: {{name: {json.dumps(SOUTH_NAME)}}}
+    attrs: {{}}
+  - model: authentik_core.user
+    identifiers: {{username: {json.dumps(JOERG_NAME)}}}
+    attrs:
+      name: {json.dumps(JOERG_FULL_NAME)}
+      email: joerg@example.org
+      password: {json.dumps(JOERG_PASSWORD)}
+      groups: [!KeyOf south, !Find [authentik_core.group, [name, staff]]]
+  - model: authentik_crypto.certificatekeypair
+    id: pair
+    identifiers: {{name: directory}}
+    attrs:
+      certificate_data: {json.dumps(pair.certificate)}
+      key_data: {json.dumps(pair.key)}
+  - model: authentik_providers_ldap.ldapprovider
+    identifiers: {{name: Demo LDAP}}
+    attrs:
+      certificate: !KeyOf pair
+      tls_server_name: localhost
+"""
+
+
+@contextmanager
+def opened() -> Iterator[Office]:
+    """The office for the length of a ``with`` block."""
+    pair = certificates.key_pair("localhost")
+    with running(more=blueprint(pair), **SETTINGS) as suite:
+        certificate = suite.folder / "trusted.pem"
+        certificate.write_text(pair.certificate)
+        yield Office(suite, certificate)

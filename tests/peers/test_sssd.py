@@ -1,0 +1,213 @@
+"""SSSD as root: names, numbers, members, enumeration and logins of a host, with both ways of writing group members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyotp
+import pytest
+
+from outposts import demo
+from tests import peer_programs
+from tests.peers import machine as machines
+from tests.peers.machine import Machine
+from tests.peers.office import BASE, JOERG_FULL_NAME, JOERG_NAME, JOERG_PASSWORD, SOUTH_NAME, STAFF, Office
+from tests.peers.suite import ALICE_PASSWORD, BOB_PASSWORD, SEARCH, SEARCH_PASSWORD
+
+NSSWITCH = "passwd: files sss\ngroup: files sss\nhosts: files\n"
+PAM = "auth required pam_sss.so\naccount required pam_sss.so\n"
+WAYS = ("rfc2307bis", "rfc2307")
+STAFF_NAMES = {"alice", "bob", JOERG_NAME, *(f"user{number:02d}" for number in range(1, 51, 2))}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host that logs people in through SSSD."""
+
+    machine: Machine
+    way: str
+
+    def names(self, database: str, key: str) -> list[str]:
+        """The fields of one line of ``getent -s sss``; empty when there is none."""
+        done = self.machine.run("getent", "-s", "sss", database, key)
+        assert done.returncode in (0, 2), done.stderr  # 2: no such key
+        return done.stdout.rstrip("\n").split(":") if done.returncode == 0 else []
+
+    def groups_of(self, user: str) -> set[str]:
+        """Names of all groups that ``id`` knows for somebody."""
+        return set(self.machine.run("id", "-nG", user).stdout.split())
+
+    @property
+    def parents(self) -> set[str]:
+        """What a member of staff is a member of because staff is."""
+        return {"everyone"} if self.way == "rfc2307bis" else set()
+
+    def login(self, user: str, password: str) -> bool:
+        """Whether PAM lets somebody in: password and account check."""
+        done = self.machine.run("pamtester", "office", user, "authenticate", "acct_mgmt", stdin=f"{password}\n")
+        return done.returncode == 0
+
+
+def configuration(office: Office, way: str) -> str:
+    """``sssd.conf``. One way uses LDAPS, the other StartTLS; only members of staff may log in."""
+    transport = f"ldap_uri = {office.tls_url}"
+    if way == "rfc2307":
+        transport = f"ldap_uri = {office.url}\nldap_id_use_start_tls = true"
+    member = {"rfc2307bis": "member", "rfc2307": "memberUid"}[way]
+    return f"""
+[sssd]
+services = nss, pam
+domains = office
+
+[nss]
+filter_users = root
+filter_groups = root
+
+[domain/office]
+id_provider = ldap
+auth_provider = ldap
+access_provider = ldap
+{transport}
+ldap_tls_cacert = {office.certificate}
+ldap_tls_reqcert = demand
+ldap_search_base = {BASE}
+ldap_default_bind_dn = {SEARCH}
+ldap_default_authtok = {SEARCH_PASSWORD}
+ldap_schema = {way}
+ldap_user_object_class = posixAccount
+ldap_user_name = sAMAccountName
+ldap_user_fullname = displayName
+ldap_user_uuid = entryUUID
+ldap_group_object_class = posixGroup
+ldap_group_name = sAMAccountName
+ldap_group_member = {member}
+ldap_group_uuid = entryUUID
+ldap_access_filter = (memberOf={STAFF})
+enumerate = true
+ldap_enumeration_refresh_offset = 0
+sudo_provider = none
+cache_credentials = false
+"""
+
+
+@contextmanager
+def booted(office: Office, way: str, folder: Path) -> Iterator[Host]:
+    """A host on which SSSD runs and has read the directory."""
+    peer_programs.program("sssd")
+    for name in ("lib/db", "lib/mc", "lib/pipes/private", "lib/pubconf", "lib/secrets", "log", "run", "etc", "pam.d"):
+        (folder / name).mkdir(parents=True, mode=0o755)
+    (folder / "etc/sssd.conf").write_text(configuration(office, way))
+    (folder / "etc/sssd.conf").chmod(0o600)
+    (folder / "pam.d/office").write_text(PAM)
+    (folder / "nsswitch.conf").write_text(NSSWITCH)
+    places = {
+        folder / "lib": "/var/lib/sss",
+        folder / "log": "/var/log/sssd",
+        folder / "run": "/run",
+        folder / "etc": "/etc/sssd",
+        folder / "pam.d": "/etc/pam.d",
+        folder / "nsswitch.conf": "/etc/nsswitch.conf",
+    }
+    with machines.opened(folder, places) as machine:
+        machine.start("sssd", "sssd", "--interactive", "--logger=files", "--debug-level=3")
+        host = Host(machine, way)
+        machine.wait_for(lambda: bool(host.names("passwd", "alice")), "getent passwd alice")
+        yield host
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def host(request: pytest.FixtureRequest, office: Office, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One host for each way of writing members."""
+    with booted(office, request.param, tmp_path_factory.mktemp(request.param)) as started:
+        yield started
+
+
+def test_people_by_name_and_number(host: Host) -> None:
+    """All fields of the account; the number gives the same line."""
+    line = host.names("passwd", "alice")
+    name, _, uid, gid, full_name, home, shell = line
+    assert (name, full_name, home, shell) == ("alice", "Alice Adams", "/home/alice", "/bin/bash")
+    assert uid == gid
+    assert int(uid) > 2000
+    assert host.names("passwd", uid) == line
+    assert host.names("passwd", "nobody-here") == []
+
+
+def test_groups_by_name_and_number(host: Host) -> None:
+    """Members are login names, whichever attribute they come from."""
+    name, _, gid, members = host.names("group", "staff")
+    assert name == "staff"
+    assert set(members.split(",")) == STAFF_NAMES
+    assert host.names("group", gid)[0] == "staff"
+    assert set(host.names("group", gid)[3].split(",")) == STAFF_NAMES
+    assert set(host.names("group", "admins")[3].split(",")) == {"alice"}
+
+
+def test_id_lists_all_groups(host: Host) -> None:
+    """``id``: the private group first, then real ones. rfc2307bis has the parents of groups too, rfc2307 cannot."""
+    done = host.machine.run("id", "alice")
+    assert done.returncode == 0, done.stderr
+    uid = host.names("passwd", "alice")[2]
+    assert done.stdout.startswith(f"uid={uid}(alice) gid={uid}(alice) ")
+    assert host.groups_of("alice") == {"alice", "staff", "admins"} | host.parents
+
+
+def test_enumeration(host: Host) -> None:
+    """Everybody and every group, also those outside ASCII."""
+
+    def listed(database: str) -> set[str]:
+        done = host.machine.run("getent", "-s", "sss", database)
+        return {line.split(":")[0] for line in done.stdout.splitlines()}
+
+    people = {"alice", "bob", "search", "akadmin", JOERG_NAME, *(f"user{number:02d}" for number in range(1, 51))}
+    host.machine.wait_for(lambda: people <= listed("passwd"), "enumeration of people")
+    host.machine.wait_for(lambda: {"staff", "admins", SOUTH_NAME} <= listed("group"), "enumeration of groups")
+
+
+def test_names_outside_ascii(host: Host) -> None:
+    """Account, gecos field, group and password."""
+    line = host.names("passwd", JOERG_NAME)
+    assert line[0] == JOERG_NAME
+    assert line[4] == JOERG_FULL_NAME.replace(",", "")
+    assert host.names("group", SOUTH_NAME)[3] == JOERG_NAME
+    assert host.groups_of(JOERG_NAME) == {JOERG_NAME, "staff", SOUTH_NAME} | host.parents
+    assert host.login(JOERG_NAME, JOERG_PASSWORD)
+    assert not host.login(JOERG_NAME, JOERG_PASSWORD.replace("ß", "ss"))
+
+
+def test_logins(host: Host) -> None:
+    """The right password passes; a wrong one, an empty one and another user's do not."""
+    assert host.login("alice", ALICE_PASSWORD), host.machine.log()
+    for password in ("wrong", "", BOB_PASSWORD):
+        assert not host.login("alice", password)
+    assert host.login("alice", ALICE_PASSWORD)
+
+
+def test_a_login_with_a_code(host: Host) -> None:
+    """``password;code`` in the password prompt; the password alone is refused."""
+    assert not host.login("bob", BOB_PASSWORD)
+    assert host.login("bob", f"{BOB_PASSWORD};{pyotp.TOTP(demo.BOB_TOTP_SECRET).now()}")
+
+
+def test_access_by_group(host: Host) -> None:
+    """The password is right, but the search account is not in the group that may log in."""
+    done = host.machine.run("pamtester", "office", "search", "authenticate", stdin=f"{SEARCH_PASSWORD}\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not host.login("search", SEARCH_PASSWORD)
+
+
+def test_the_check_of_sssctl(host: Host) -> None:
+    """``sssctl user-checks`` asks NSS and PAM itself and says what they answered."""
+
+    def check(password: str) -> str:
+        command = ("sssctl", "user-checks", "alice", "--action=auth", "--service=office")
+        done = host.machine.run(*command, stdin=f"{password}\n")
+        return done.stdout + done.stderr
+
+    text = check(ALICE_PASSWORD)
+    assert "pam_authenticate for user [alice]: Success" in text, text
+    assert "- user id: " in text
+    assert "Authentication failure" in check("wrong")
