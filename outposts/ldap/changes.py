@@ -1,0 +1,195 @@
+"""What is different between two snapshots of one directory, and a bounded log of such differences.
+
+Entries are the same entry when their entryUUID is the same. Slots are kept from snapshot to snapshot, so almost every
+entry is compared at its own place, and places are compared in blocks: two pages of memory that are equal need no look
+at the entries in them.
+
+A snapshot's identity is a digest of what it was built from. It is the same after a restart with the same sealed
+directory, and in every worker; the sync cookie carries it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from common.version import VERSION
+from outposts.ldap import stored
+from outposts.ldap.contents import KIND_SHIFT, SLOT_MASK
+from outposts.ldap.directory import Snapshot
+from outposts.ldap.encoded import EntryStore
+from outposts.ldap.entries import Kind
+
+IDENTITY_SIZE = 16  # bytes
+BLOCK = 64  # slots compared at once: some 40 KiB of entries, which copy and compare in about 10 µs
+
+
+class Gone(NamedTuple):
+    """An entry of the older snapshot that is no longer at its number: deleted, or moved to another one."""
+
+    number: int
+    uuid: bytes
+    dn: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSet:
+    """From one snapshot to the next. ``before`` and ``after`` are identities; numbers are those of the newer one.
+
+    ``touched``: entries that are new, moved, or not as before. ``added``: those of them whose entryUUID is new.
+    ``counted``: containers with another number of subordinates. ``renamed``: touched entries with another DN → the old.
+    """
+
+    before: bytes
+    after: bytes
+    touched: BitMap
+    added: BitMap
+    counted: BitMap
+    gone: tuple[Gone, ...]
+    renamed: Mapping[int, bytes]
+
+    @property
+    def weight(self) -> int:
+        """Number of entries that it names."""
+        return len(self.touched) + len(self.gone)
+
+
+def identity(snapshot: Snapshot) -> bytes:
+    """Sixteen bytes that two snapshots share when they hold the same entries made by the same version of this code."""
+    digest = blake2b(digest_size=IDENTITY_SIZE, person=b"ldap snapshot")
+    origin = snapshot.origin
+    facts = (VERSION, stored.VERSION, snapshot.options, origin.context, len(snapshot), len(origin.user_digests))
+    digest.update(repr(facts).encode("utf-8", "replace"))
+    digest.update(origin.user_digests)
+    digest.update(origin.group_digests)
+    if not origin.user_digests:  # a view, or nobody in it: the entries themselves
+        for row in sorted(_rows(snapshot)):
+            digest.update(row)
+    return digest.digest()
+
+
+def _rows(snapshot: Snapshot) -> list[bytes]:
+    return [
+        uuid_of(snapshot, number) + entry_bytes(snapshot.stores[Kind(number >> KIND_SHIFT)], number & SLOT_MASK)
+        for number in snapshot.all
+    ]
+
+
+def uuid_of(snapshot: Snapshot, number: int) -> bytes:
+    """entryUUID of an entry, 16 bytes."""
+    slot = number & SLOT_MASK
+    return bytes(snapshot.stores[Kind(number >> KIND_SHIFT)].uuids[slot * 16 : slot * 16 + 16])
+
+
+def entry_bytes(store: EntryStore, slot: int) -> bytes:
+    """The encoded entry, DN and attributes."""
+    return bytes(store.data[store.starts[slot] : store.starts[slot + 1]])
+
+
+def compare(older: Snapshot, newer: Snapshot) -> ChangeSet:
+    """Everything that is different. A pure computation; for large directories give it a thread."""
+    touched = BitMap()
+    gone: list[Gone] = []
+    renamed: dict[int, bytes] = {}
+    fresh: list[int] = []  # entries at a number that held nothing or another entry before
+    for kind in Kind:
+        before, after = older.kinds[kind], newer.kinds[kind]
+        gone += [Gone(number, uuid_of(older, number), older.dn(number)) for number in before - after]
+        fresh += after - before
+        for number in _differing(older, newer, kind):
+            uuid, dn = uuid_of(older, number), older.dn(number)
+            touched.add(number)
+            if uuid != uuid_of(newer, number):
+                gone.append(Gone(number, uuid, dn))
+                fresh.append(number)
+            elif dn != newer.dn(number):
+                renamed[number] = dn
+    touched.update(fresh)
+    moved = {row.uuid for row in gone}
+    counted = BitMap(
+        number
+        for number in older.kinds[Kind.FIXED] & newer.kinds[Kind.FIXED]
+        if older.subordinates(Kind.FIXED, number) != newer.subordinates(Kind.FIXED, number)
+    )
+    return ChangeSet(
+        before=identity(older),
+        after=identity(newer),
+        touched=touched,
+        added=BitMap(number for number in fresh if uuid_of(newer, number) not in moved),
+        counted=counted,
+        gone=tuple(gone),
+        renamed=renamed,
+    )
+
+
+def _differing(older: Snapshot, newer: Snapshot, kind: Kind) -> list[int]:
+    """Numbers that hold an entry in both, not the same bytes or not the same entryUUID.
+
+    A block of slots with the same occupants' bytes in a row holds the same entries: each says its own length.
+    """
+    before, after = older.stores[kind], newer.stores[kind]
+    common = older.kinds[kind] & newer.kinds[kind]
+    if before.suffix != after.suffix:
+        return list(common)
+    either = older.kinds[kind] ^ newer.kinds[kind]
+    found = []
+    first = kind << KIND_SHIFT
+    size = min(len(before), len(after))
+    for low in range(0, size, BLOCK):
+        high = min(low + BLOCK, size)
+        if either.range_cardinality(first + low, first + high) == 0:
+            if bytes(before.uuids[low * 16 : high * 16]) == bytes(after.uuids[low * 16 : high * 16]) and bytes(
+                before.data[before.starts[low] : before.starts[high]]
+            ) == bytes(after.data[after.starts[low] : after.starts[high]]):
+                continue
+        for slot in range(low, high):
+            if first + slot in common and (
+                bytes(before.uuids[slot * 16 : slot * 16 + 16]) != bytes(after.uuids[slot * 16 : slot * 16 + 16])
+                or entry_bytes(before, slot) != entry_bytes(after, slot)
+            ):
+                found.append(first + slot)
+    return found
+
+
+class ChangeLog:
+    """The last change sets, each beginning where the one before it ends."""
+
+    def __init__(self, keep: int) -> None:
+        """``keep``: number of change sets; the newest always stays, for those who follow step by step."""
+        self._keep = keep
+        self._sets: deque[ChangeSet] = deque()
+        self._weight = 0
+
+    def __len__(self) -> int:
+        return len(self._sets)
+
+    def append(self, changes: ChangeSet, entries: int) -> None:
+        """Note one. ``entries``: size of the directory; a log that names more than that saves nobody anything."""
+        if self._sets and self._sets[-1].after != changes.before:
+            self.clear()
+        self._sets.append(changes)
+        self._weight += changes.weight
+        while len(self._sets) > 1 and (len(self._sets) > self._keep or self._weight > entries):
+            self._weight -= self._sets.popleft().weight
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._sets.clear()
+        self._weight = 0
+
+    def since(self, before: bytes) -> list[ChangeSet] | None:
+        """The change sets from that identity to the newest; None if it is not known any more.
+
+        A directory can come back to what it was: the shortest way is the right one.
+        """
+        found: list[ChangeSet] = []
+        for changes in reversed(self._sets):
+            found.insert(0, changes)
+            if changes.before == before:
+                return found
+        return None
