@@ -98,6 +98,13 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", mapped).split())
 
 
+def prepare(text: str) -> str:
+    """The same for rules that tell upper from lower case (caseExactMatch): no case folding."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split()) if " " in text else text
+    return " ".join(unicodedata.normalize("NFKC", _map(text)).split())
+
+
 def _map(text: str) -> str:
     """RFC 4518 §2.2."""
     result = []

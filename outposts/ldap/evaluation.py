@@ -13,7 +13,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from outposts.ldap.directory import KIND_SHIFT, OPERATIONAL, Snapshot
-from outposts.ldap.dn import DN, DNError, fold, normalise_type
+from outposts.ldap.dn import DN, DNError, fold, normalise_type, prepare
 from outposts.ldap.entries import Kind
 from outposts.ldap.filters import (
     And,
@@ -192,15 +192,15 @@ def _substrings(snapshot: Snapshot, node: Substrings) -> Answer:
         return _NOTHING, snapshot.all
     index, syntax = found
     try:
-        initial = _part(syntax, node.initial, ends=(False, True))
-        middle = [_part(syntax, part, ends=(True, True)) or b"" for part in node.any]
-        final = _part(syntax, node.final, ends=(True, False))
+        initial = prepare_part(syntax, node.initial, ends=(False, True))
+        middle = [prepare_part(syntax, part, ends=(True, True)) or b"" for part in node.any]
+        final = prepare_part(syntax, node.final, ends=(True, False))
     except UnicodeError:
         return _NOTHING, snapshot.all
     return (_NOTHING if index is None else index.substring(initial, middle, final)), None
 
 
-def _part(syntax: Syntax, part: bytes | None, ends: tuple[bool, bool]) -> bytes | None:
+def prepare_part(syntax: Syntax, part: bytes | None, ends: tuple[bool, bool]) -> bytes | None:
     """Prepare one part of a substring assertion. ``ends``: may a space at its start, at its end be inside the value?
 
     RFC 4518 §2.6.1 squeezes spaces; a space where the part meets the rest of the value counts as one.
@@ -208,9 +208,9 @@ def _part(syntax: Syntax, part: bytes | None, ends: tuple[bool, bool]) -> bytes 
     if part is None:
         return None
     text = part.decode()
-    folded = fold(text).encode("utf-8", "surrogatepass")
-    if syntax.description == "Telephone Number":
-        return folded.replace(b" ", b"").replace(b"-", b"")
+    folded = syntax.prepare(text).encode("utf-8", "surrogatepass")
+    if syntax.spaceless:
+        return folded.replace(b" ", b"")
     if not folded:
         return b" " if text and all(ends) else b""
     if ends[0] and text[0].isspace():
@@ -246,7 +246,7 @@ def _less(snapshot: Snapshot, node: LessOrEqual) -> Answer:
 
 def _extensible(snapshot: Snapshot, node: Extensible) -> Answer:
     """RFC 4511 §4.5.1.7.7, with Active Directory's bit and in-chain rules."""
-    rule = None if node.rule is None else _RULES.get(node.rule)
+    rule = None if node.rule is None else RULES.get(node.rule)
     if node.rule is not None and rule is None:
         return _NOTHING, snapshot.all
     if node.attribute is not None:
@@ -274,24 +274,30 @@ def _rule_match(
     kind = snapshot.schema.types.get(attribute)
     if kind is None:
         return _NOTHING, None
-    if rule is None or rule[0] == "equal":
-        if rule is not None and kind.syntax not in rule[1]:
-            return _NOTHING, snapshot.all
+    if rule is None:
         return _equality(snapshot, Equality(attribute, value))
     if kind.syntax not in rule[1]:
         return _NOTHING, snapshot.all
+    if (
+        rule[0] == "equal"
+        or (rule[0] == "exact" and kind.syntax in _CASE_EXACT)
+        or (rule[0] == "ignore" and kind.syntax not in _CASE_EXACT)
+    ):
+        return _equality(snapshot, Equality(attribute, value))
     index = snapshot.indexes.get(kind.names[0].lower())
+    if rule[0] == "ignore":
+        return _ignoring_case(index, value), None
     normalised = SYNTAXES[kind.syntax].normalise(value)
     if normalised is None:
         return _NOTHING, snapshot.all
     if rule[0] == "exact":
         candidates = _equality(snapshot, Equality(attribute, value))[0]
-        wanted = b" ".join(value.split())
+        wanted = prepare(value.decode())
         canonical = kind.names[0].lower()
         return BitMap(
             number
             for number in candidates & snapshot.all
-            if any(b" ".join(own.split()) == wanted for own in snapshot.values(number, canonical))
+            if any(prepare(own.decode()) == wanted for own in snapshot.values(number, canonical))
         ), None
     if index is None:
         return _NOTHING, None
@@ -307,6 +313,19 @@ def _rule_match(
                 found |= index.equal(own)
         return found, None
     return _chain(snapshot, index, normalised), None
+
+
+def _ignoring_case(index: Index | None, value: bytes) -> BitMap:
+    """Equality without regard to case on an attribute whose values are kept in their case."""
+    found = BitMap()
+    try:
+        wanted = fold(value.decode())
+    except UnicodeError:
+        return found
+    for own in () if index is None else index.values():
+        if fold(own.decode()) == wanted:
+            found |= index.equal(own)  # type: ignore[union-attr]
+    return found
 
 
 def _chain(snapshot: Snapshot, index: Index, key: bytes) -> BitMap:
@@ -359,13 +378,19 @@ def _named(*rules: tuple[tuple[str, str], tuple[str, str]]) -> dict[str, tuple[s
     return {key: meaning for names, meaning in rules for key in names if key}
 
 
+_CASE_EXACT = "EF"  # letters of syntaxes whose values keep their case in indexes
 # rule OID or lower-case name → (what to do, letters of the syntaxes it is good for)
-_RULES: dict[str, tuple[str, str]] = _named(
-    (MatchingRule.CASE_IGNORE, ("equal", "SA")),
-    (MatchingRule.CASE_IGNORE_IA5, ("equal", "SA")),
+RULES: dict[str, tuple[str, str]] = _named(
+    (MatchingRule.CASE_IGNORE, ("ignore", "SAEF")),
+    (MatchingRule.CASE_IGNORE_IA5, ("ignore", "SAEF")),
     (MatchingRule.CASE_IGNORE_ORDERING, ("less", "SA")),
-    (MatchingRule.CASE_EXACT, ("exact", "SA")),
-    (MatchingRule.CASE_EXACT_IA5, ("exact", "SA")),
+    (MatchingRule.CASE_EXACT, ("exact", "SAEF")),
+    (MatchingRule.CASE_EXACT_IA5, ("exact", "SAEF")),
+    (MatchingRule.CASE_EXACT_ORDERING, ("less", "EF")),
+    (MatchingRule.NUMERIC_STRING, ("equal", "N")),
+    (MatchingRule.NUMERIC_STRING_ORDERING, ("less", "N")),
+    (MatchingRule.OCTET_STRING, ("equal", "X")),
+    (MatchingRule.OCTET_STRING_ORDERING, ("less", "X")),
     (MatchingRule.DISTINGUISHED_NAME, ("equal", "D")),
     (MatchingRule.OBJECT_IDENTIFIER, ("equal", "O")),
     (MatchingRule.BOOLEAN, ("equal", "B")),

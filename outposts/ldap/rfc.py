@@ -192,6 +192,7 @@ class ControlOid:
     SYNC_STATE: Final = "1.3.6.1.4.1.4203.1.9.1.2"  # RFC 4533 §2.3
     SYNC_DONE: Final = "1.3.6.1.4.1.4203.1.9.1.3"  # RFC 4533 §2.4
     DONT_USE_COPY: Final = "1.3.6.1.1.22"  # RFC 6171
+    DOMAIN_SCOPE: Final = "1.2.840.113556.1.4.1339"  # Active Directory: no referrals to other domains
     SESSION_TRACKING: Final = "1.3.6.1.4.1.21008.108.63.1"  # draft-wahl-ldap-session-03
     AUTHORIZATION_IDENTITY_REQUEST: Final = "2.16.840.1.113730.3.4.16"  # RFC 3829
     AUTHORIZATION_IDENTITY_RESPONSE: Final = "2.16.840.1.113730.3.4.15"  # RFC 3829
@@ -219,10 +220,12 @@ class MatchingRule:
     DISTINGUISHED_NAME: Final = ("2.5.13.1", "distinguishednamematch")
     OBJECT_IDENTIFIER: Final = ("2.5.13.0", "objectidentifiermatch")
     NUMERIC_STRING: Final = ("2.5.13.8", "numericstringmatch")
+    NUMERIC_STRING_ORDERING: Final = ("2.5.13.9", "numericstringorderingmatch")
     BOOLEAN: Final = ("2.5.13.13", "booleanmatch")
     INTEGER: Final = ("2.5.13.14", "integermatch")
     INTEGER_ORDERING: Final = ("2.5.13.15", "integerorderingmatch")
     OCTET_STRING: Final = ("2.5.13.17", "octetstringmatch")
+    OCTET_STRING_ORDERING: Final = ("2.5.13.18", "octetstringorderingmatch")
     TELEPHONE_NUMBER: Final = ("2.5.13.20", "telephonenumbermatch")
     GENERALIZED_TIME: Final = ("2.5.13.27", "generalizedtimematch")
     GENERALIZED_TIME_ORDERING: Final = ("2.5.13.28", "generalizedtimeorderingmatch")

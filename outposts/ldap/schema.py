@@ -7,154 +7,16 @@ Every attribute and class that an entry can carry is defined here or, for custom
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from outposts.ldap.dn import DN, DNError, fold
 from outposts.ldap.entries import Kind
+from outposts.ldap.syntaxes import SYNTAX_PREFIX, SYNTAXES, Syntax, integer_of
 
-SYNTAX_PREFIX = "1.3.6.1.4.1.1466.115.121.1."
 # Arc for identifiers made from a UUID, ITU-T X.667: numbers for custom attributes need no registration.
 UUID_ARC = "2.25"
 _CUSTOM_NAMESPACE = uuid.UUID("9a1f6e0c-5b0b-5f3e-8d5c-2f1f2c2f5a11")
-
-
-class Syntax(NamedTuple):
-    """A syntax with the rules we apply to it. ``normalise`` returns the comparable form, None if invalid."""
-
-    number: str
-    description: str
-    equality: str
-    ordering: str | None
-    substrings: str | None
-    normalise: Callable[[bytes], bytes | None]
-
-
-def _text(value: bytes) -> bytes | None:
-    try:
-        return fold(value.decode()).encode()
-    except UnicodeError:
-        return None
-
-
-def _telephone(value: bytes) -> bytes | None:
-    """RFC 4517 §4.2.29: spaces and hyphens do not count."""
-    folded = _text(value)
-    return None if folded is None else folded.replace(b" ", b"").replace(b"-", b"")
-
-
-def _dn(value: bytes) -> bytes | None:
-    try:
-        return DN.parse(value).key
-    except DNError:
-        return None
-
-
-_INTEGER = re.compile(rb"\s*(-?)0*([0-9]+)\s*")
-_INTEGER_DIGITS_MAX = 0xFFFF  # two bytes of length in the comparable form; no message holds a longer number
-
-
-def _integer(value: bytes) -> bytes | None:
-    """Sign, length, digits: byte order is numeric order. Negative numbers are complemented."""
-    match = _INTEGER.fullmatch(value)
-    if match is None:
-        return None
-    digits = match[2]
-    if len(digits) > _INTEGER_DIGITS_MAX:
-        return None
-    if match[1] and digits != b"0":
-        length = 0xFFFF - len(digits)
-        # 0xff separates values in an index and never appears: 7-bit groups keep every byte below it
-        return b"0%c%c%c" % (length >> 14, length >> 7 & 0x7F, length & 0x7F) + digits.translate(_COMPLEMENT)
-    length = len(digits)
-    return b"1%c%c%c" % (length >> 14, length >> 7 & 0x7F, length & 0x7F) + digits
-
-
-_COMPLEMENT = bytes.maketrans(b"0123456789", b"9876543210")
-
-
-def integer_of(normalised: bytes) -> int:
-    """The number that ``_integer`` normalised."""
-    digits = normalised[4:]
-    return int(digits) if normalised[:1] == b"1" else -int(digits.translate(_COMPLEMENT))
-
-
-_TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)?(\d\d)?(?:[.,](\d+))?(Z|[+-]\d\d(?:\d\d)?)")
-
-
-def _time(value: bytes) -> bytes | None:
-    """RFC 4517 §3.3.13 → UTC ``YYYYMMDDhhmmss`` with the fraction of a second, trailing zeros cut."""
-    match = _TIME.fullmatch(value)
-    if match is None:
-        return None
-    year, month, day, hour, minute, second, fraction, zone = match.groups()
-    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31 and int(hour) < 24):
-        return None
-    if int(minute or 0) > 59 or int(second or 0) > 60:
-        return None
-    if zone == b"Z" and second is not None and fraction is None:
-        return year + month + day + hour + minute + second
-    return _moment(year, month, day, hour, minute, second, fraction, zone)
-
-
-def _moment(
-    year: bytes, month: bytes, day: bytes, hour: bytes, minute: bytes | None, second: bytes | None,
-    fraction: bytes | None, zone: bytes,
-) -> bytes | None:  # fmt: skip
-    """The slow path of ``_time``: missing minutes or seconds, fractions of them, offsets."""
-    from datetime import UTC, datetime, timedelta, timezone
-    from fractions import Fraction
-
-    offset = timedelta(0)
-    if zone != b"Z":
-        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:5] or 0))
-        if offset >= timedelta(hours=24):
-            return None
-        offset = -offset if zone[:1] == b"-" else offset
-    part = Fraction(int(fraction), 10 ** len(fraction)) if fraction else Fraction(0)
-    unit = 3600 if minute is None else 60 if second is None else 1
-    seconds = Fraction(min(int(second or 0), 59)) + part * unit
-    whole = int(seconds)
-    try:
-        moment = datetime(int(year), int(month), int(day), int(hour), int(minute or 0), tzinfo=timezone(offset))
-        moment = moment.astimezone(UTC) + timedelta(seconds=whole)
-    except (ValueError, OverflowError):
-        return None
-    text = moment.strftime("%Y%m%d%H%M%S").rjust(14, "0").encode()
-    rest = seconds - whole
-    if rest and fraction:
-        digits = str(int(rest * 10 ** len(fraction))).rjust(len(fraction), "0").rstrip("0")
-        text += b"." + digits.encode() if digits else b""
-    return text
-
-
-def _boolean(value: bytes) -> bytes | None:
-    upper = value.strip().upper()
-    return upper if upper in (b"TRUE", b"FALSE") else None
-
-
-def _uuid(value: bytes) -> bytes | None:
-    try:
-        return str(uuid.UUID(value.decode())).encode()
-    except ValueError:
-        return None
-
-
-SYNTAXES: dict[str, Syntax] = {
-    "S": Syntax(
-        "15", "Directory String", "caseIgnoreMatch", "caseIgnoreOrderingMatch", "caseIgnoreSubstringsMatch", _text
-    ),
-    "A": Syntax("26", "IA5 String", "caseIgnoreIA5Match", None, "caseIgnoreIA5SubstringsMatch", _text),
-    "T": Syntax("50", "Telephone Number", "telephoneNumberMatch", None, "telephoneNumberSubstringsMatch", _telephone),
-    "D": Syntax("12", "DN", "distinguishedNameMatch", None, None, _dn),
-    "I": Syntax("27", "INTEGER", "integerMatch", "integerOrderingMatch", None, _integer),
-    "G": Syntax("24", "Generalized Time", "generalizedTimeMatch", "generalizedTimeOrderingMatch", None, _time),
-    "B": Syntax("7", "Boolean", "booleanMatch", None, None, _boolean),
-    "O": Syntax("38", "OID", "objectIdentifierMatch", None, None, _text),
-    "U": Syntax("1.3.6.1.1.16.1", "UUID", "uuidMatch", "uuidOrderingMatch", None, _uuid),
-}  # fmt: skip
 
 
 class AttributeType(NamedTuple):
@@ -233,10 +95,18 @@ ATTRIBUTE_TYPES: tuple[AttributeType, ...] = tuple(
         "221 sAMAccountName S1; 261 division S1; 44 homeDirectory S1; 750 groupType I1; 782 objectCategory D1;"
         " 656 userPrincipalName S1; 8 userAccountControl I1; 1464 rootDomainNamingContext D1o",
     )
-    + _rows("1.3.6.1.1.", "1.1.0 uidNumber I1; 1.1.1 gidNumber I1; 1.1.2 gecos S1; 1.1.4 loginShell S1;"
-            " 1.1.12 memberUid S; 16.4 entryUUID U1o; 20 entryDN D1o")
+    + _rows("1.3.6.1.1.", "1.1.0 uidNumber I1; 1.1.1 gidNumber I1; 1.1.2 gecos S1; 1.1.4 loginShell F1;"
+            " 1.1.5 shadowLastChange I1; 1.1.6 shadowMin I1; 1.1.7 shadowMax I1; 1.1.8 shadowWarning I1;"
+            " 1.1.9 shadowInactive I1; 1.1.10 shadowExpire I1; 1.1.11 shadowFlag I1; 1.1.12 memberUid S;"
+            " 16.4 entryUUID U1o; 20 entryDN D1o")
     + _rows("1.3.6.1.4.1.42.2.27.8.1.", "16 pwdChangedTime G1r")
-    + _rows("1.3.6.1.4.1.24552.500.1.1.1.", "13 sshPublicKey S")
+    + _rows("1.3.6.1.4.1.24552.500.1.1.1.", "13 sshPublicKey X")
+    + _rows(
+        "1.3.6.1.4.1.15953.9.1.",
+        "1 sudoUser E; 2 sudoHost F; 3 sudoCommand F; 4 sudoRunAs F; 5 sudoOption F; 6 sudoRunAsUser F;"
+        " 7 sudoRunAsGroup F; 8 sudoNotBefore G; 9 sudoNotAfter G; 10 sudoOrder I1",
+    )
+    + _rows("1.3.6.1.4.1.250.1.", "57 labeledURI E")
     + _rows("2.5.18.", "1 createTimestamp G1r; 2 modifyTimestamp G1r; 9 hasSubordinates B1o; 10 subschemaSubentry D1o")
     + _rows("1.3.6.1.4.1.453.16.2.", "103 numSubordinates I1o")
     + _rows(
@@ -253,7 +123,8 @@ ATTRIBUTE_TYPES: tuple[AttributeType, ...] = tuple(
         "2.5.4.",
         "0 objectClass Or; 3 cn,commonName S; 4 sn,surname S; 6 c,countryName S1; 7 l,localityName S;"
         " 10 o,organizationName S; 11 ou,organizationalUnitName S; 12 title S; 13 description S;"
-        " 20 telephoneNumber T; 31 member D; 41 name S; 42 givenName,gn S; 49 distinguishedName D; 50 uniqueMember D",
+        " 20 telephoneNumber T; 23 facsimileTelephoneNumber T; 24 x121Address N; 25 internationaliSDNNumber N;"
+        " 31 member D; 41 name S; 42 givenName,gn S; 49 distinguishedName D; 50 uniqueMember D",
     )
     + _rows(
         "1.3.6.1.4.1.26027.1.1.",
@@ -285,6 +156,13 @@ OBJECT_CLASS_DEFINITIONS: tuple[ObjectClass, ...] = (
                 ("cn", "groupType", "member", "sAMAccountName", "uid")),
     ObjectClass("1.3.6.1.1.1.2.2", "posixGroup", "top", "AUXILIARY", (),
                 ("cn", "description", "gidNumber", "memberUid")),
+    ObjectClass("1.3.6.1.1.1.2.1", "shadowAccount", "top", "AUXILIARY", ("uid",),
+                ("shadowLastChange", "shadowMin", "shadowMax", "shadowWarning", "shadowInactive", "shadowExpire",
+                 "shadowFlag", "description")),
+    ObjectClass("1.3.6.1.4.1.24552.500.1.1.2.0", "ldapPublicKey", "top", "AUXILIARY", (), ("sshPublicKey", "uid")),
+    ObjectClass("1.3.6.1.4.1.15953.9.2.1", "sudoRole", "top", "STRUCTURAL", ("cn",),
+                ("sudoUser", "sudoHost", "sudoCommand", "sudoRunAs", "sudoRunAsUser", "sudoRunAsGroup", "sudoOption",
+                 "sudoOrder", "sudoNotBefore", "sudoNotAfter", "description")),
     ObjectClass("2.16.840.1.113730.3.2.43", "nsContainer", "top", "STRUCTURAL", ("cn",), ()),
     ObjectClass("2.5.20.1", "subSchema", "top", "STRUCTURAL", (),
                 ("dITContentRules", "matchingRules", "attributeTypes", "objectClasses", "ldapSyntaxes")),
@@ -427,8 +305,8 @@ def subschema(schema: Schema) -> Attributes:
     """Attributes of ``cn=subschema`` (RFC 4512 §4.2)."""
     types = (*ATTRIBUTE_TYPES, *schema.custom)
     syntaxes = tuple(
-        f"( {row.number if '.' in row.number else SYNTAX_PREFIX + row.number} DESC '{row.description}' )"
-        for row in SYNTAXES.values()
+        f"( {number if '.' in number else SYNTAX_PREFIX + number} DESC '{description}' )"
+        for number, description in dict.fromkeys((row.number, row.description) for row in SYNTAXES.values())
     )
     return [
         ("objectClass", ("top", "subSchema")),
@@ -453,13 +331,22 @@ MATCHING_RULES: Mapping[str, str] = {
         ("2.5.13.3", "caseIgnoreOrderingMatch", "15"),
         ("2.5.13.4", "caseIgnoreSubstringsMatch", "58"),
         ("2.5.13.5", "caseExactMatch", "15"),
+        ("2.5.13.6", "caseExactOrderingMatch", "15"),
+        ("2.5.13.7", "caseExactSubstringsMatch", "58"),
+        ("2.5.13.8", "numericStringMatch", "36"),
+        ("2.5.13.9", "numericStringOrderingMatch", "36"),
+        ("2.5.13.10", "numericStringSubstringsMatch", "58"),
         ("2.5.13.13", "booleanMatch", "7"),
         ("2.5.13.14", "integerMatch", "27"),
         ("2.5.13.15", "integerOrderingMatch", "27"),
+        ("2.5.13.17", "octetStringMatch", "40"),
+        ("2.5.13.18", "octetStringOrderingMatch", "40"),
         ("2.5.13.20", "telephoneNumberMatch", "50"),
         ("2.5.13.21", "telephoneNumberSubstringsMatch", "58"),
         ("2.5.13.27", "generalizedTimeMatch", "24"),
         ("2.5.13.28", "generalizedTimeOrderingMatch", "24"),
+        ("1.3.6.1.4.1.1466.109.114.1", "caseExactIA5Match", "26"),
+        ("1.3.6.1.4.1.4203.1.2.1", "caseExactIA5SubstringsMatch", "58"),
         ("1.3.6.1.4.1.1466.109.114.2", "caseIgnoreIA5Match", "26"),
         ("1.3.6.1.4.1.1466.109.114.3", "caseIgnoreIA5SubstringsMatch", "58"),
         ("1.3.6.1.1.16.2", "uuidMatch", "1.3.6.1.1.16.1"),
@@ -469,3 +356,9 @@ MATCHING_RULES: Mapping[str, str] = {
         ("1.2.840.113556.1.4.1941", "memberInChainMatch", "12"),
     )
 }
+
+__all__ = [
+    "ATTRIBUTE_TYPES", "CLASS_NAMES", "CUSTOM_CARRIERS", "MATCHING_RULES", "OBJECT_CLASSES", "OBJECT_CLASS_DEFINITIONS",
+    "STRUCTURAL", "SYNTAXES", "SYNTAX_PREFIX", "UUID_ARC", "AttributeType", "Attributes", "ObjectClass", "RootInfo",
+    "Schema", "Syntax", "base_object_class", "integer_of", "root_dse", "subschema",
+]  # fmt: skip
