@@ -20,6 +20,7 @@ JOERG, JOERG_PASSWORD = f"cn={JOERG_NAME},ou=users,{BASE}", "Paßwort «日本»
 SOUTH_NAME = "vertrieb-süd"
 SOUTH = f"cn={SOUTH_NAME},ou=groups,{BASE}"
 STAFF, ADMINS = f"cn=staff,ou=groups,{BASE}", f"cn=admins,ou=groups,{BASE}"
+STAFF_NAMES = {"alice", "bob", JOERG_NAME, *(f"user{number:02d}" for number in range(1, 51, 2))}
 USERS, GROUPS = f"ou=users,{BASE}", f"ou=groups,{BASE}"
 
 # For rfc2307 clients memberUid; for host logins the shell and the gecos field.
