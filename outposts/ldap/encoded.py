@@ -91,20 +91,22 @@ class EntryStore:
 
     def attributes(self, slot: int) -> list[tuple[str, list[bytes]]]:
         """Decoded attributes, without the constant ``objectClass``."""
+        layout = self.layouts[self.layout_numbers[slot]]
+        return [(name, self.values(slot, place)) for place, name in enumerate(layout)]
+
+    def values(self, slot: int, place: int) -> list[bytes]:
+        """Decoded values of the attribute at ``place`` in the entry's layout."""
         start = self.starts[slot]
-        cut = self.cut_starts[slot]
-        found = []
-        for place, name in enumerate(self.layouts[self.layout_numbers[slot]]):
-            raw = bytes(self.data[start + self.cuts[cut + 1 + place] : start + self.cuts[cut + 2 + place]])
-            _, begin, stop = header(raw, 0, len(raw))
-            _, _, position = header(raw, begin, stop)
-            _, position, stop = header(raw, position, stop)
-            values = []
-            while position < stop:
-                _, begin, position = header(raw, position, stop)
-                values.append(raw[begin:position])
-            found.append((name, values))
-        return found
+        cut = self.cut_starts[slot] + 1 + place
+        raw = bytes(self.data[start + self.cuts[cut] : start + self.cuts[cut + 1]])
+        _, begin, stop = header(raw, 0, len(raw))
+        _, _, position = header(raw, begin, stop)
+        _, position, stop = header(raw, position, stop)
+        values = []
+        while position < stop:
+            _, begin, position = header(raw, position, stop)
+            values.append(raw[begin:position])
+        return values
 
     def whole(self, slots: Sequence[int], prefixes: Prefixes) -> Iterator[bytes]:
         """Messages of ascending ``slots`` with all their attributes, in chunks."""

@@ -227,7 +227,7 @@ class Index:
             if not middle and not final:
                 return self._range(start, stop)
             return self._places(
-                place for place in range(start, stop) if _matches(self.value(place), initial, middle, final)
+                place for place in range(start, stop) if value_matches(self.value(place), initial, middle, final)
             )
         parts = [part for part in middle if part]
         if not parts and not final:
@@ -237,7 +237,9 @@ class Index:
         if not parts and final:
             return self._places(self._search(final + SEPARATOR))
         longest = max([*parts, final + SEPARATOR] if final else parts, key=len)
-        return self._places(place for place in self._search(longest) if _matches(self.value(place), b"", parts, final))
+        return self._places(
+            place for place in self._search(longest) if value_matches(self.value(place), b"", parts, final)
+        )
 
     def _search(self, needle: bytes) -> list[int]:
         """Numbers of the values that hold ``needle`` (which may end in the separator)."""
@@ -322,7 +324,7 @@ class Index:
         return found
 
 
-def _matches(value: bytes, initial: bytes, middle: Sequence[bytes], final: bytes | None) -> bool:
+def value_matches(value: bytes, initial: bytes, middle: Sequence[bytes], final: bytes | None) -> bool:
     """RFC 4511 §4.5.1.7.2 on normalised values: parts in this order, none sharing a byte with another."""
     if not value.startswith(initial):
         return False

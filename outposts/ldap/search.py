@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
@@ -21,7 +22,7 @@ from outposts.ldap.encoded import Plan, Prefixes, attribute
 from outposts.ldap.entries import Kind
 from outposts.ldap.evaluation import matches
 from outposts.ldap.filters import And, Equality, Filter, Not, Or, Present, attribute_description
-from outposts.ldap.messages import SearchRequest
+from outposts.ldap.messages import Control, SearchRequest
 from outposts.ldap.rfc import SEQUENCE, SET, ResultCode, Scope
 from outposts.ldap.schema import Attributes, RootInfo, Schema, root_dse, subschema
 
@@ -59,6 +60,7 @@ class SearchAnswer:
     matched: bytes = b""
     diagnostic: str = ""
     late: list[int] | None = None
+    controls: tuple[Control, ...] = ()  # of the SearchResultDone
     cause: Exception | None = None  # for the log, never for the peer
 
     @property
@@ -119,6 +121,25 @@ def run(
     success. ``size_limit``: the server's own, 0 = none; exceeding it is adminLimitExceeded (11), the client's is 4.
     ``out_of_time`` is asked every few thousand entries; true ends the answer with timeLimitExceeded (3).
     """
+    place = locate(snapshot, request, viewer, info=info, strict=strict)
+    if isinstance(place, SearchAnswer):
+        return place
+    found = matches(place.snapshot, request.filter) & place.scope
+    return _answer(place.snapshot, request, found, size_limit, out_of_time)
+
+
+class Located(NamedTuple):
+    """Where a search looks: what its viewer sees, the base, and the entries in scope."""
+
+    snapshot: Snapshot
+    base: DN
+    scope: BitMap
+
+
+def locate(
+    snapshot: Snapshot | None, request: SearchRequest, viewer: Viewer | None, *, info: RootInfo | None, strict: bool
+) -> Located | SearchAnswer:
+    """The first half of ``run``: base and scope. Root DSE, schema and refusals are answers already."""
     try:
         base = DN.parse(request.base)
     except DNError:
@@ -135,8 +156,7 @@ def run(
     scope = seen.below(base, request.scope)
     if scope is None:
         return _unknown_base(seen, base, strict)
-    found = matches(seen, request.filter) & scope
-    return _answer(seen, request, found, size_limit, out_of_time)
+    return Located(seen, base, scope)
 
 
 def _refused(code: int, diagnostic: str = "", matched: bytes = b"") -> SearchAnswer:
@@ -172,7 +192,7 @@ def _answer(
         return SearchAnswer(code, iter(()), 0)
     if count <= FEW_ENTRIES:
         few = list(found) if len(found) == count else found.to_array()[:count]
-        return SearchAnswer(code, iter((_encode_few(snapshot, request, few),)), count)
+        return SearchAnswer(code, iter((encode_few(snapshot, request, few),)), count)
     numbers: Sequence[int] = found.to_array()[:count]
     late: list[int] | None = None if out_of_time is None else []
     return SearchAnswer(code, encode_entries(snapshot, request, numbers, out_of_time, late), count, late=late)
@@ -186,7 +206,7 @@ def encode_entries(
     late: list[int] | None = None,
 ) -> Iterator[bytes]:
     """Chunks of SearchResultEntry messages of these entries (ascending numbers)."""
-    compiled = _compile(snapshot, request.attributes, request.types_only)
+    compiled = compiled_for(snapshot, request.attributes, request.types_only)
     prefixes = Prefixes(request.message_id)
     begin = 0
     total = len(numbers)
@@ -214,9 +234,9 @@ def encode_entries(
         begin = end
 
 
-def _encode_few(snapshot: Snapshot, request: SearchRequest, numbers: Sequence[int]) -> bytes:
-    """The same for a handful of entries, without the machinery that only pays for many."""
-    compiled = _compile(snapshot, request.attributes, request.types_only)
+def encode_few(snapshot: Snapshot, request: SearchRequest, numbers: Sequence[int]) -> bytes:
+    """The same for a handful of entries in any order, without the machinery that only pays for many."""
+    compiled = compiled_for(snapshot, request.attributes, request.types_only)
     identifier = encode_integer(request.message_id)
     pieces: list[bytes | memoryview] = []
     stores = snapshot.stores
@@ -268,8 +288,8 @@ class Compiled:
         return plan
 
 
-def _compile(snapshot: Snapshot, attributes: tuple[bytes, ...], types_only: bool) -> Compiled:
-    """From the snapshot's memory, or new."""
+def compiled_for(snapshot: Snapshot, attributes: tuple[bytes, ...], types_only: bool) -> Compiled:
+    """An attribute list on a snapshot: from the snapshot's memory, or new."""
     compiled = snapshot.compiled.get((attributes, types_only))
     if not isinstance(compiled, Compiled):
         compiled = Compiled(snapshot, selection(attributes), types_only)
@@ -394,4 +414,14 @@ def _truth(attributes: dict[str, tuple[str, ...]], node: Filter) -> bool | None:
 
 
 _BASE_SCHEMA = Schema()
-__all__ = ["SearchAnswer", "Selection", "Viewer", "encode_entries", "run", "selection"]
+__all__ = [
+    "Located",
+    "SearchAnswer",
+    "Selection",
+    "Viewer",
+    "encode_entries",
+    "encode_few",
+    "locate",
+    "run",
+    "selection",
+]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from outposts.ldap.index import LARGE_POSTING, Column, Index, _matches
+from outposts.ldap.index import LARGE_POSTING, Column, Index, value_matches
 
 VALUES = st.text(alphabet="ab c", max_size=6).map(lambda text: text.encode())
 PAIRS = st.lists(st.tuples(VALUES, st.integers(0, 40)), max_size=200)
@@ -35,16 +35,16 @@ def test_substrings(
     pairs: list[tuple[bytes, int]], initial: bytes | None, middle: list[bytes], final: bytes | None
 ) -> None:
     """Every combination of parts finds what a scan finds."""
-    expected = {number for value, number in pairs if _matches(value, initial or b"", middle, final)}
+    expected = {number for value, number in pairs if value_matches(value, initial or b"", middle, final)}
     assert set(build(pairs).substring(initial, middle, final)) == expected
 
 
 def test_parts_do_not_share_bytes() -> None:
     """``a*a`` needs two of them; parts keep their order."""
-    assert not _matches(b"a", b"a", [], b"a")
-    assert _matches(b"aa", b"a", [], b"a")
-    assert not _matches(b"cb", b"", [b"b", b"c"], None)
-    assert not _matches(b"abc", b"ab", [b"b"], b"c")
+    assert not value_matches(b"a", b"a", [], b"a")
+    assert value_matches(b"aa", b"a", [], b"a")
+    assert not value_matches(b"cb", b"", [b"b", b"c"], None)
+    assert not value_matches(b"abc", b"ab", [b"b"], b"c")
 
 
 def test_many_hits_and_large_postings() -> None:
