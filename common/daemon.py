@@ -24,6 +24,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,15 @@ from common.errors import CoreError, OutpostError, SettingError, StartError
 from common.health import HealthServer
 from common.link import Link as CoreLink
 from common.login import LoginService
-from common.service import Connections, DaemonContext, Link, Service, ServiceFactory
-from common.setting_rows import EXTRAS_BY_NAME
+from common.service import (
+    Composite,
+    Connections,
+    DaemonContext,
+    Link,
+    Service,
+    ServiceFactory,
+    put_in_service,
+)
 from common.settings import Settings
 from common.transport import AiohttpTransport
 from common.version import VERSION, build_hash
@@ -175,7 +183,14 @@ class Daemon:
         self.configuration = ConfigurationCache(connections.api, self.service.type, clock=self._clock)
         self._state = self.context.sealed(f"{self.service.type}-configuration")
         metrics.configuration_age.set_function(self._age)
-        health = HealthServer(self.settings.listen_metrics, self.settings.tmpdir, self.not_ready)
+        whole = self.service if isinstance(self.service, Composite) else None
+        health = HealthServer(
+            self.settings.listen_metrics,
+            self.settings.tmpdir,
+            self.not_ready,
+            metrics_text=whole.metrics_text if whole is not None else None,
+            details=whole.health_details if whole is not None else dict,
+        )
         code = 0
         try:
             self.bound["metrics"] = await health.start()
@@ -357,16 +372,8 @@ class Daemon:
 
     async def _serve(self, configuration: Configuration) -> None:
         """Put a configuration in service; listen if this is the first one."""
-        level = configuration.log_level
-        if level is not None and logs.set_level(level):
-            log.info("log level set by the core", log_level=level)
-        self.context.outpost_name = configuration.outpost.name
         self._label(configuration)
-        await self.service.apply(configuration)
-        self.context.login.configuration_changed()
-        if (self.service.type, "login_timeout") in EXTRAS_BY_NAME:
-            config = configuration.outpost.config
-            self.context.login.budget_s = self.settings.extra(self.service.type, "login_timeout", config)
+        await put_in_service(self.context, self.service, configuration)
         self._in_service = configuration
         if not self._listening:
             for name, host, port in await self.service.listen():
@@ -444,6 +451,18 @@ class Daemon:
                 self.service.connection_lost_for(absence_s)
 
 
+def usable_processors(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors this process may use: by affinity, and by a container's quota (rounded up); at least 1."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no quota: "max 100000"
+        quota, period = quota_file.read_text().split()
+        count = min(count, math.ceil(int(quota) / int(period)))
+    return max(1, count)
+
+
 def new_loop() -> asyncio.AbstractEventLoop:
     """The fast event loop where there is one."""
     try:
@@ -458,10 +477,12 @@ def main(
     service_factory: ServiceFactory,
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = new_loop,
+    workers: Callable[[int], ServiceFactory] | None = None,
 ) -> int:
     """Read the settings, run a daemon, return its exit code.
 
     ``loop_factory`` makes the loop; an entry point whose servers are Twisted's installs the reactor on it there.
+    ``workers`` makes the factory to use instead for a daemon with so many workers (``OUTPOSTS_WORKERS``).
     """
     try:
         loaded = settings.load(os.environ)
@@ -474,6 +495,11 @@ def main(
         log.warning("SSLKEYLOGFILE ignored without AUTHENTIK_DEBUG")
     for warning in loaded.warnings:
         log.warning("setting", problem=warning)
+    if loaded.workers != 1 and workers is not None:
+        count = loaded.workers or usable_processors()
+        loaded = replace(loaded, workers=count)
+        if count > 1:
+            service_factory = workers(count)
     loop = loop_factory()
     asyncio.set_event_loop(loop)
     try:

@@ -7,8 +7,9 @@ daemon that waits for its core can already be asked why it is not ready.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -26,7 +27,18 @@ log = logs.get_logger("health")
 class HealthServer:
     """Answers ``ping``, ``livez``, ``readyz`` and ``metrics``. ``not_ready`` gives the reasons, none = ready."""
 
-    def __init__(self, addresses: Sequence[ListenAddress], tmpdir: str, not_ready: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[ListenAddress],
+        tmpdir: str,
+        not_ready: Callable[[], list[str]],
+        *,
+        metrics_text: Callable[[], Awaitable[bytes]] | None = None,
+        details: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """``metrics_text`` replaces this process's own metrics; ``details`` go into the answer of ``readyz``."""
+        self._metrics_text = metrics_text
+        self._details = details
         self._addresses = addresses
         self._not_ready = not_ready
         self._socket_path = os.path.join(tmpdir, SOCKET_NAME)
@@ -70,10 +82,12 @@ class HealthServer:
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, headers={"Allow": "GET, HEAD"})
         if path == "/metrics":
-            return web.Response(body=metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+            text = metrics.text() if self._metrics_text is None else await self._metrics_text()
+            return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
         if path in ("/livez", f"{PREFIX}/live"):
             return web.json_response({"live": True})
         if path in ("/readyz", f"{PREFIX}/ready"):
             reasons = self._not_ready()
-            return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+            answer = {"ready": not reasons, "reasons": reasons, **self._details()}
+            return web.json_response(answer, status=503 if reasons else 200)
         return web.Response(status=404)

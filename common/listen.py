@@ -16,10 +16,18 @@ PROBE_TIMEOUT_S = 1.0  # for asking whether somebody answers on a unix socket
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
-def bind(address: ListenAddress, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[socket.socket]:
+def bind(
+    address: ListenAddress,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+    *,
+    shared: bool = False,
+    accept: bool = True,
+) -> list[socket.socket]:
     """Bind an address; TCP sockets listen already. ``::`` also takes IPv4, and is 0.0.0.0 on machines without IPv6.
 
-    A host name gives a socket for each of its addresses. Raises ``StartError`` naming the address.
+    ``shared`` (SO_REUSEPORT): other processes of ours may bind it too, and the system spreads clients over those that
+    listen. ``accept`` False: keep the address without listening. A host name gives a socket for each of its addresses.
+    Raises ``StartError`` naming the address.
     """
     try:
         found = socket.getaddrinfo(address.host, address.port, type=kind, flags=socket.AI_PASSIVE)
@@ -29,11 +37,11 @@ def bind(address: ListenAddress, kind: socket.SocketKind = socket.SOCK_STREAM) -
     trouble: OSError | None = None
     for family, _, protocol, _, where in dict.fromkeys(found):
         try:
-            bound.append(_bind(family, kind, protocol, where))
+            bound.append(_bind(family, kind, protocol, where, shared, accept))
         except OSError as error:
             trouble = error
             if address.host == "::" and error.errno in NO_SUCH_FAMILY:
-                return bind(ListenAddress("0.0.0.0", address.port), kind)
+                return bind(ListenAddress("0.0.0.0", address.port), kind, shared=shared, accept=accept)
             if error.errno not in NO_SUCH_FAMILY:
                 break
     if trouble is not None and (not bound or trouble.errno not in NO_SUCH_FAMILY):
@@ -43,15 +51,19 @@ def bind(address: ListenAddress, kind: socket.SocketKind = socket.SOCK_STREAM) -
     return bound
 
 
-def _bind(family: int, kind: socket.SocketKind, protocol: int, where: tuple[object, ...]) -> socket.socket:
+def _bind(
+    family: int, kind: socket.SocketKind, protocol: int, where: tuple[object, ...], shared: bool, accept: bool
+) -> socket.socket:
     opened = socket.socket(family, kind, protocol)
     try:
         if kind == socket.SOCK_STREAM:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if where[0] == "::" else 1)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind(where)
-        if kind == socket.SOCK_STREAM:
+        if kind == socket.SOCK_STREAM and accept:
             opened.listen(BACKLOG)
         opened.setblocking(False)
     except BaseException:

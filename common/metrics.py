@@ -7,11 +7,11 @@ them for the documentation; ``text()`` is what ``/metrics`` answers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import (
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -103,6 +103,34 @@ bind_cache_lookups = Counter(
     ("result",),
 )
 
+# Ours: several workers.
+workers_listening = Gauge("outposts_workers_listening", "Worker processes that listen; 0 in a daemon of one process.")
+worker_restarts = Counter("outposts_worker_restarts_total", "Worker processes that ended and were replaced.")
+
+# What a gauge of a daemon with several workers shows: the sum over all processes, the greatest value, or what the
+# supervisor says. Counters and histograms are always added up. The last four come from prometheus_client itself.
+SUM, GREATEST, SUPERVISOR = "sum", "greatest", "supervisor"
+GAUGE_RULES: Mapping[str, str] = {
+    "authentik_outpost_info": SUPERVISOR,
+    "authentik_outpost_last_update": SUPERVISOR,
+    "authentik_outpost_connection": SUPERVISOR,
+    "outposts_providers_skipped": SUPERVISOR,
+    "outposts_providers": SUPERVISOR,
+    "outposts_configuration_age_seconds": SUPERVISOR,
+    "outposts_certificate_expiry_seconds": SUPERVISOR,
+    "outposts_connections": SUM,
+    "outposts_snapshot_age_seconds": GREATEST,
+    "outposts_snapshot_entries": SUPERVISOR,
+    "outposts_snapshot_skipped_objects": SUPERVISOR,
+    "outposts_gid_collisions": SUPERVISOR,
+    "outposts_bind_cache_entries": SUM,
+    "outposts_workers_listening": SUPERVISOR,
+    "process_resident_memory_bytes": SUM,  # pages that workers share count for each of them
+    "process_virtual_memory_bytes": SUM,
+    "process_open_fds": SUM,
+    "process_start_time_seconds": SUPERVISOR,
+}
+
 METRICS: tuple[Any, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Gauge | Counter | Histogram)
 )
@@ -132,6 +160,6 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def text(registry: CollectorRegistry = REGISTRY) -> bytes:
-    """All metrics in Prometheus' text format."""
+def text(registry: Any = REGISTRY) -> bytes:
+    """All metrics in Prometheus' text format. ``registry``: anything with ``collect()``."""
     return generate_latest(registry)

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from common import logs, metrics
 from common.cache import Configuration
 from common.sealed import SealedFile
+from common.setting_rows import EXTRAS_BY_NAME
 from common.settings import Settings
 
 log = logs.get_logger("daemon")
@@ -42,6 +43,17 @@ class Service(Protocol):
 
     async def close(self) -> None:
         """Close everything."""
+
+
+@runtime_checkable
+class Composite(Protocol):
+    """A service whose work is done in several processes (``workers.Pool``): it answers for all of them."""
+
+    async def metrics_text(self) -> bytes:
+        """What ``/metrics`` shows: the sum of all processes."""
+
+    def health_details(self) -> dict[str, Any]:
+        """What ``/readyz`` tells beside the reasons."""
 
 
 class Link(Protocol):
@@ -122,3 +134,16 @@ class DaemonContext:
 
 
 ServiceFactory = Callable[[DaemonContext], Service]
+
+
+async def put_in_service(context: DaemonContext, service: Service, configuration: Configuration) -> None:
+    """Have a service serve a configuration, with the log level and the login time that it asks for."""
+    level = configuration.log_level
+    if level is not None and logs.set_level(level):
+        log.info("log level set by the core", log_level=level)
+    context.outpost_name = configuration.outpost.name
+    await service.apply(configuration)
+    context.login.configuration_changed()
+    if (service.type, "login_timeout") in EXTRAS_BY_NAME:
+        config = configuration.outpost.config
+        context.login.budget_s = context.settings.extra(service.type, "login_timeout", config)

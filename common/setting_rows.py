@@ -172,9 +172,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "OUTPOSTS_WORKERS",
         "workers",
-        values.number(1),
+        values.COUNT_OR_AUTO,
         "1",
-        "Worker processes. Only 1 so far: run several replicas to use more cores.",
+        "Worker processes that share the listeners; `auto`: one per processor that this daemon may use (running.md).",
     ),
 )
 

@@ -225,6 +225,15 @@ def number(minimum: int, maximum: int | None = None) -> Kind:
     return Kind("number", f"whole number from {minimum}" + ("" if maximum is None else f" to {maximum}"), parse)
 
 
+def _count_or_auto(value: object) -> int:
+    return 0 if _text(value).strip().lower() == "auto" else _COUNT.parse(value)
+
+
+MAX_WORKERS = 256  # more processes than any machine has use for; a typing error must not start thousands
+_COUNT = number(1, MAX_WORKERS)
+COUNT_OR_AUTO = Kind("count", f"whole number from 1 to {MAX_WORKERS}, or auto", _count_or_auto)
+
+
 def duration(minimum_s: float = 0.0) -> Kind:
     """A length of time in seconds."""
 

@@ -78,7 +78,7 @@ class Settings:
     web_idle_timeout_s: float = 120
     state_dir: str | None = None
     ready_file: str | None = None
-    workers: int = 1
+    workers: int = 1  # 0: as many as there are usable processors
     tmpdir: str = "/tmp"
     build_hash: str = ""
     extras: Mapping[tuple[str, str], Sequence[object]] = field(default_factory=dict)
@@ -162,12 +162,6 @@ def load(
     found["core_address"] = found["core_address"] or NO_ADDRESS
     if found["core_address"].warning:
         reader.warnings.append(f"AUTHENTIK_HOST: {found['core_address'].warning}")
-    if found["workers"] != 1:
-        raise SettingError(
-            "OUTPOSTS_WORKERS",
-            "several workers in one daemon come with a later release; run several replicas until then",
-            "1",
-        )
     settings = Settings(
         **found,
         tmpdir=environ.get("TMPDIR") or "/tmp",

@@ -113,10 +113,12 @@ class Server:
 
     # -- listeners ---------------------------------------------------------------------------------------------------
 
-    def listen(self, listener: str, address: ListenAddress) -> list[tuple[str, str, int]]:
-        """Listen as ``ldap`` or ``ldaps``. Returns (listener, host, port) really bound; raises ``StartError``."""
+    def listen(self, listener: str, address: ListenAddress, *, shared: bool = False) -> list[tuple[str, str, int]]:
+        """Listen as ``ldap`` or ``ldaps``, ``shared`` with other workers. Returns (listener, host, port) really bound;
+        raises ``StartError``.
+        """
         bound = []
-        for opened in bind(address):
+        for opened in bind(address, shared=shared):
             # The port keeps a duplicate of the socket.
             with opened:
                 bound.append((listener, *name_of(opened)))

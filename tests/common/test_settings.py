@@ -258,11 +258,14 @@ def test_unknown_names() -> None:
         load({"OUTPOSTS_LDAP__BINDCACHE_MAX": "5"})
 
 
-def test_several_workers_are_refused_plainly() -> None:
-    """Not in this version; said, not ignored."""
+def test_workers() -> None:
+    """A number, or ``auto``, which the daemon replaces by what the machine has."""
     assert load({"OUTPOSTS_WORKERS": "1"}).workers == 1
-    with pytest.raises(SettingError, match="several replicas"):
-        load({"OUTPOSTS_WORKERS": "2"})
+    assert load({"OUTPOSTS_WORKERS": "4"}).workers == 4
+    assert load({"OUTPOSTS_WORKERS": " Auto "}).workers == 0
+    for bad in ("0", "-1", "1.5", "many", "100000"):
+        with pytest.raises(SettingError, match="or auto"):
+            load({"OUTPOSTS_WORKERS": bad})
 
 
 def test_file_order_and_environment_last() -> None:
