@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from common import logs, metrics
-from outposts.ldap import extended, routing
+from outposts.ldap import extended, prepared, routing
 from outposts.ldap.auth import Authenticator, BindAnswer, Identity, Peer, refused
 from outposts.ldap.ber import encode_integer
 from outposts.ldap.bound import BoundConnections
@@ -82,6 +82,11 @@ class Observer(Protocol):
     ) -> None:
         """A search was answered."""
 
+    def prepared_search(
+        self, client_ip: str, identity: Identity, data: bytes, count: int, app: str, started: float
+    ) -> None:
+        """A search was answered without decoding ``data``, its whole message."""
+
     def other(self, client_ip: str, kind: str, identity: Identity | None, code: int, started: float) -> None:
         """Any other request was answered."""
 
@@ -133,7 +138,35 @@ class Connection:
     def received(self, data: bytes) -> None:
         """Bytes from the client."""
         self.last_heard = time.monotonic()
+        if self.session.is_quiet and self._answered_at_once(data):
+            return
         self._serve(self.session.receive(data))
+
+    def _answered_at_once(self, data: bytes) -> bool:
+        """Whether the bytes are one search that was prepared, and now answered (``prepared``)."""
+        identity = self.session.identity
+        if identity is None or self._streams or self._backlog or self.is_blocked or self._closing:
+            return False
+        started = time.perf_counter()
+        desk = self.desk
+        try:
+            known = desk.searches.prepared(identity, desk.providers)
+            message = prepared.split(data) if known is not None else None
+            if known is None or message is None or message.message_id == 0:
+                return False
+            answer = known[0].answer(message)
+        except Exception:
+            log.exception("prepared search failed unexpectedly", client=self.client_ip)
+            return False
+        if answer is None:
+            return False
+        octets, count = answer
+        self._wire.send(octets)
+        try:
+            desk.observer.prepared_search(self.client_ip, identity, data, count, known[1], started)
+        except Exception:
+            log.exception("request not told", client=self.client_ip)
+        return True
 
     def blocked(self) -> None:
         """The client does not read: make no more, and read no more requests."""

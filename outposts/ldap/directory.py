@@ -53,6 +53,7 @@ class Snapshot(Contents):
         self.classes = self._classes()
         self.resolved: dict[str, Resolved | None] = {}
         self.compiled: dict[tuple[tuple[bytes, ...], bool], object] = {}  # search.py's plans by attribute list
+        self.prepared: object = None  # prepared.py's searches
         self._scopes: dict[tuple[bytes, int], BitMap] = {}
         self._views: OrderedDict[int, Snapshot] = OrderedDict()
         # canonical names of each layout, per kind; attribute plans of requests are made from these

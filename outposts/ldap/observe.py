@@ -16,6 +16,8 @@ from outposts.ldap.auth import BindAnswer, Identity
 from outposts.ldap.filter_text import to_text
 from outposts.ldap.messages import SearchRequest
 from outposts.ldap.rfc import ResultCode, Scope
+from outposts.ldap.search import SearchAnswer
+from outposts.ldap.wire import decode_request
 
 SCOPES = {Scope.BASE: "Base Object", Scope.ONE: "Single Level", Scope.SUB: "Whole Subtree", Scope.CHILDREN: "Children"}
 MAX_LOGGED_ATTRIBUTES = 50  # of one request
@@ -77,6 +79,18 @@ class Observations:
                 entries=result.count,
                 **fields,
             )
+
+    def prepared_search(
+        self, client_ip: str, identity: Identity, data: bytes, count: int, app: str, started: float
+    ) -> None:
+        """A search was answered without decoding ``data``, its whole message: decode it only for a line."""
+        if not log.enabled("info"):
+            self._observe("search", app, time.perf_counter() - started)
+            return
+        request = decode_request(data)
+        if isinstance(request, SearchRequest):
+            answer = SearchAnswer(ResultCode.SUCCESS, iter(()), count)
+            self.search(client_ip, identity, request, routing.Result(answer, app), started)
 
     def other(self, client_ip: str, kind: str, identity: Identity | None, code: int, started: float) -> None:
         """Any other request was answered."""

@@ -26,10 +26,11 @@ from outposts.ldap.dn import DNError
 from outposts.ldap.extended import OPERATIONS
 from outposts.ldap.filters import Equality, attribute_description
 from outposts.ldap.messages import CompareRequest, SearchRequest
+from outposts.ldap.prepared import PreparedSearches, prepared_of
 from outposts.ldap.providers import Provider, Providers, ProviderSettings
 from outposts.ldap.rfc import NO_ATTRIBUTES, ControlOid, DerefAliases, Feature, ResultCode, Scope
 from outposts.ldap.schema import RootInfo
-from outposts.ldap.search import SearchAnswer, run
+from outposts.ldap.search import FEW_ENTRIES, SearchAnswer, run
 
 log = get_logger("ldap.search")
 
@@ -149,7 +150,17 @@ class Searches:
             strict=settings.strict,
             out_of_time=_timer(limit) if limit else None,
         )
+        if answer.code == ResultCode.SUCCESS and answer.count <= FEW_ENTRIES and not request.controls:
+            seen = _seen(own.snapshot, identity)
+            prepared_of(seen).prepare(seen, request)
         return Result(answer, settings.application_slug)
+
+    def prepared(self, identity: Identity, providers: Providers) -> tuple[PreparedSearches, str] | None:
+        """Searches that this connection may ask by their octets, and the application; None if it has to be asked."""
+        own = providers.by_pk.get(identity.provider_pk)
+        if own is None or own.snapshot is None or not own.settings.search_cached:
+            return None
+        return prepared_of(_seen(own.snapshot, identity)), own.settings.application_slug
 
     async def _direct(self, request: SearchRequest, identity: Identity, settings: ProviderSettings) -> Result:
         """Ask the core, then answer with the same evaluator."""
@@ -236,6 +247,11 @@ class Searches:
             features=FEATURES,
             operational=tuple(operational),
         )
+
+
+def _seen(snapshot: Snapshot, identity: Identity) -> Snapshot:
+    """What the identity sees of a directory."""
+    return snapshot if identity.viewer.full else snapshot.view(identity.viewer.user_pk)
 
 
 def _timer(seconds: int) -> Callable[[], bool]:

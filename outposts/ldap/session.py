@@ -218,6 +218,11 @@ class Session(Generic[Identity]):
         return self.state is not State.BINDING or len(self._pending) <= self.limits.max_waiting
 
     @property
+    def is_quiet(self) -> bool:
+        """Bound, and nothing is in progress or half received: one whole request may be answered on the spot."""
+        return self.state is State.BOUND and not self._operations and not self._pending
+
+    @property
     def operations(self) -> frozenset[int]:
         """Message ids in progress, binds and StartTLS not among them."""
         return frozenset(self._operations)

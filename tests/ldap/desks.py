@@ -28,7 +28,7 @@ from outposts.ldap.routing import Result, Searches
 from outposts.ldap.server import Limits, LoopReactor, Server
 from outposts.ldap.session import SessionLimits
 from tests import factories
-from tests.ldap.binds import ALICE, Login, b, settings
+from tests.ldap.binds import ALICE, Login, b, settings, until
 
 LIMITS = Limits(
     max_connections=100,
@@ -105,6 +105,12 @@ class Witness:
     ) -> None:
         """A search."""
         self._note("search", result.code)
+
+    def prepared_search(
+        self, client_ip: str, identity: Identity, data: bytes, count: int, app: str, started: float
+    ) -> None:
+        """A search by its octets."""
+        self._note("prepared", 0)
 
     def other(self, client_ip: str, kind: str, identity: Identity | None, code: int, started: float) -> None:
         """Anything else."""
@@ -221,6 +227,20 @@ def connect(room: Room) -> tuple[Connection, Paper]:
 def say(connection: Connection, *requests: Request) -> None:
     """The client sends these in one piece."""
     connection.received(b"".join(encode_request(request) for request in requests))
+
+
+def codes(paper: Paper) -> list[int]:
+    """Codes of the final answers that were sent."""
+    return [int(answer.code) for answer in paper.take() if hasattr(answer, "code")]
+
+
+async def bound(room: Room, **what: Any) -> tuple[Any, Paper]:
+    """A connection that is bound."""
+    connection, paper = connect(room)
+    say(connection, bind_request(**what))
+    await until(lambda: paper.data)
+    assert codes(paper) == [0]
+    return connection, paper
 
 
 @asynccontextmanager

@@ -25,21 +25,7 @@ from outposts.ldap.messages import (
 )
 from outposts.ldap.rfc import ControlOid, Extension
 from tests.ldap.binds import ALICE, B, b, until
-from tests.ldap.desks import Paper, Room, bind_request, connect, say, search_request
-
-
-def codes(paper: Paper) -> list[int]:
-    """Codes of the final answers that were sent."""
-    return [int(answer.code) for answer in paper.take() if hasattr(answer, "code")]
-
-
-async def bound(room: Room, **what: Any) -> tuple[Any, Paper]:
-    """A connection that is bound."""
-    connection, paper = connect(room)
-    say(connection, bind_request(**what))
-    await until(lambda: paper.data)
-    assert codes(paper) == [0]
-    return connection, paper
+from tests.ldap.desks import Paper, Room, bind_request, bound, codes, connect, say, search_request
 
 
 async def test_bind_then_search() -> None:
