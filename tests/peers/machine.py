@@ -2,7 +2,8 @@
 
 Host logins read fixed paths (``/etc/nsswitch.conf``, ``/var/lib/sss``). A ``Machine`` puts files and folders of a
 temporary folder there for its own processes only; nothing outside changes, and when it ends the kernel ends every
-process in it. The network is the outer one.
+process in it. Its whole folder is at ``INSIDE``, so that servers that are not root can reach it. The network is the
+outer one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +24,7 @@ from tests.peers.suite import PEER_TIMEOUT_S
 POLL_S = 0.05  # nothing tells a parent portably that another program listens
 START_TIMEOUT_S = 30.0  # a cold start on two busy cores takes some seconds
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+INSIDE = "/mnt"
 # Servers differ in what they do with names outside ASCII unless they are told.
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LDAPNOINIT": "1"}
 
@@ -69,6 +72,16 @@ class Machine:
                 raise PeerFailed(f"not within {START_TIMEOUT_S} s: {what}\n{self.log()}")
             time.sleep(POLL_S)
 
+    def wait_for_port(self, port: int) -> None:
+        """Wait until a server accepts connections on 127.0.0.1."""
+
+        def accepts() -> bool:
+            with socket.socket() as probe:
+                probe.settimeout(PEER_TIMEOUT_S)
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        self.wait_for(accepts, f"port {port}")
+
     def log(self) -> str:
         """The ends of all log files."""
         logs = sorted(self.folder.rglob("*.log"))
@@ -87,6 +100,7 @@ class Machine:
 def opened(folder: Path, places: Mapping[Path, str]) -> Iterator[Machine]:
     """A machine for a ``with`` block: ``places`` are files and folders, and the path at which it sees each of them."""
     peer_programs.needs_root()
+    places = {folder: INSIDE, **places}
     mounts = [shlex.join(["mount", "--bind", str(source), target]) for source, target in places.items()]
     script = "\n".join(["set -eu", *mounts, "echo ready", "exec sleep infinity"])
     namespaces = ["--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--propagation", "private"]
