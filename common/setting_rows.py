@@ -404,6 +404,22 @@ EXTRAS: tuple[ExtraSetting, ...] = (
     ),
     ExtraSetting(
         "ldap",
+        "size_limit",
+        values.number(0, 2_147_483_647),
+        0,
+        "entries",
+        "Most entries in one answer, or in one page of paged results; a search that finds more ends with 11. 0: any.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "time_limit",
+        values.duration(),
+        3600.0,
+        "s",
+        "Longest time for one search with its transfer, then it ends with 3; OpenLDAP has the same default. 0: any.",
+    ),
+    ExtraSetting(
+        "ldap",
         "search_timeout",
         values.duration(1),
         60.0,

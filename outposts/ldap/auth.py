@@ -21,6 +21,7 @@ from typing import Protocol
 
 from common import logs, metrics
 from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Reason, Unavailable
+from outposts.ldap import controls
 from outposts.ldap.bind_cache import BindCache, Lifetimes
 from outposts.ldap.dn import DN, DNError
 from outposts.ldap.entries import Kind
@@ -99,6 +100,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "mechanism_without_tls": Refusal(ResultCode.CONFIDENTIALITY_REQUIRED, "tls_required", "start TLS first"),
     "tls_required": Refusal(ResultCode.CONFIDENTIALITY_REQUIRED, "tls_required", "start TLS first"),
     "critical_control": Refusal(ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "critical_control"),
+    "control": Refusal(ResultCode.PROTOCOL_ERROR, "control", "a control twice, or with a broken value"),
     "anonymous": Refusal(ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "no_provider"),
     "empty_password": Refusal(ResultCode.UNWILLING_TO_PERFORM, "empty_password", "a password is required"),
     "garbage_dn": Refusal(ResultCode.INVALID_DN_SYNTAX, "invalid_dn", "the name is not a DN"),
@@ -217,8 +219,11 @@ class Authenticator:
         """Everything that can be said of a bind without asking the core: a refusal, or the question to put to it."""
         if request.version != LDAP_VERSION:
             return refused("version")
-        if any(control.critical for control in request.controls):
-            return refused("critical_control")
+        try:
+            controls.read(request.controls, controls.Operation.BIND)
+        except controls.ControlError as error:
+            critical = error.code == ResultCode.UNAVAILABLE_CRITICAL_EXTENSION
+            return refused("critical_control" if critical else "control")
         method = request.authentication
         if isinstance(method, Sasl):
             mechanism = method.mechanism.upper()

@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from common import logs, metrics
-from outposts.ldap import extended, prepared, routing
+from outposts.ldap import controls, extended, prepared, routing
 from outposts.ldap.auth import Authenticator, BindAnswer, Identity, Peer, refused
 from outposts.ldap.ber import encode_integer
 from outposts.ldap.bound import BoundConnections
@@ -29,6 +29,7 @@ from outposts.ldap.messages import (
     AddRequest,
     BindRequest,
     CompareRequest,
+    Control,
     DeleteRequest,
     ExtendedRequest,
     ModifyDNRequest,
@@ -38,7 +39,7 @@ from outposts.ldap.messages import (
     UnbindRequest,
 )
 from outposts.ldap.providers import Providers
-from outposts.ldap.rfc import RESPONSE_TAG, ResultCode, Tag
+from outposts.ldap.rfc import RESPONSE_TAG, ControlOid, ResultCode, Tag
 from outposts.ldap.session import Session, SessionLimits, State
 from outposts.ldap.wire import encode_bind_response, encode_extended_response, encode_result
 
@@ -327,7 +328,11 @@ class Connection:
         try:
             if answer.identity is not None:
                 desk.bound.enter(self, answer.identity)
-            self._wire.send(encode_bind_response(request.message_id, answer.code, diagnostic=answer.diagnostic))
+            self._wire.send(
+                encode_bind_response(
+                    request.message_id, answer.code, diagnostic=answer.diagnostic, controls=_identity(request, answer)
+                )
+            )
             waiting = self.session.bind_finished(answer.identity)
             desk.observer.bind(self.client_ip, request.name, answer, started)
             self._serve(waiting)
@@ -449,6 +454,10 @@ class Connection:
         started = time.perf_counter()
         bound = self.session.identity is not None
         code = ResultCode.UNWILLING_TO_PERFORM if bound else ResultCode.INSUFFICIENT_ACCESS_RIGHTS
+        try:
+            controls.read(request.controls, controls.Operation.WRITE)
+        except controls.ControlError as error:
+            code = error.code
         if self.session.finish(request.message_id):
             self._wire.send(encode_result(request.message_id, RESPONSE_TAG[REQUEST_TAG[type(request)]], code))
             self.desk.observer.other(self.client_ip, "write", self.session.identity, code, started)
@@ -510,10 +519,20 @@ def _done(request: SearchRequest, result: routing.Result) -> bytes:
     """The last message of a search's answer (RFC 4511 §4.5.2). The usual one is put together from two pieces."""
     answer = result.answer
     code = answer.final_code
-    if code == 0 and not answer.matched and not answer.diagnostic:
+    if code == 0 and not answer.matched and not answer.diagnostic and not answer.controls:
         identifier = encode_integer(request.message_id)
         return bytes((0x30, len(identifier) + len(DONE_WELL))) + identifier + DONE_WELL
-    return encode_result(request.message_id, Tag.SEARCH_DONE, code, answer.matched, answer.diagnostic)
+    return encode_result(request.message_id, Tag.SEARCH_DONE, code, answer.matched, answer.diagnostic, answer.controls)
+
+
+def _identity(request: BindRequest, answer: BindAnswer) -> tuple[Control, ...]:
+    """The authorization identity behind a bind that asked for it (RFC 3829); only a successful one has any."""
+    if answer.identity is None or not request.controls:
+        return ()
+    if not controls.read(request.controls, controls.Operation.BIND).authorization_identity:
+        return ()
+    name = answer.identity.authorization_id.encode()
+    return (Control(ControlOid.AUTHORIZATION_IDENTITY_RESPONSE, False, name),)
 
 
 def _close(chunks: Iterator[bytes]) -> None:

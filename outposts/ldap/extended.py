@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from outposts.ldap import controls
 from outposts.ldap.messages import ExtendedRequest
 from outposts.ldap.rfc import Extension, ResultCode
 
@@ -41,8 +42,10 @@ def answer(request: ExtendedRequest, view: View) -> ExtendedAnswer:
     operation = OPERATIONS.get(request.oid)
     if operation is None:
         return ExtendedAnswer(ResultCode.PROTOCOL_ERROR, "extended operation not supported")
-    if any(control.critical for control in request.controls):
-        return ExtendedAnswer(ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "critical control not supported")
+    try:
+        controls.read(request.controls, controls.Operation.EXTENDED)
+    except controls.ControlError as error:
+        return ExtendedAnswer(error.code, error.diagnostic)
     return operation(request, view)
 
 

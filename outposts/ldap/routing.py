@@ -11,20 +11,25 @@ everybody.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+import msgspec
 
 from common import metrics
 from common.errors import CoreError
 from common.logs import get_logger
 from common.version import VERSION
+from outposts.ldap import listing, paging
 from outposts.ldap.auth import Identity
 from outposts.ldap.compare import compare
+from outposts.ldap.controls import ADVERTISED, ControlError, Controls, Operation, read
 from outposts.ldap.direct import Fetch, fetch_snapshot
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DNError
 from outposts.ldap.extended import OPERATIONS
-from outposts.ldap.filters import Equality, attribute_description
+from outposts.ldap.filters import Equality, Filter, Or, Present, attribute_description
 from outposts.ldap.messages import CompareRequest, SearchRequest
 from outposts.ldap.prepared import PreparedSearches, prepared_of
 from outposts.ldap.providers import Provider, Providers, ProviderSettings
@@ -34,10 +39,10 @@ from outposts.ldap.search import FEW_ENTRIES, SearchAnswer, run
 
 log = get_logger("ldap.search")
 
-# Nothing here is a referral, so every search already is what this control asks for (RFC 3296 §3).
-HONOURED_CONTROLS = (ControlOid.MANAGE_DSA_IT,)
 FEATURES = (Feature.ALL_OPERATIONAL_ATTRIBUTES, Feature.OBJECT_CLASS_ATTRIBUTES, Feature.TRUE_FALSE_FILTERS)
 DEFAULT_TIMEOUT_S = 60.0  # the operator's search_timeout replaces it
+# Seconds of work on one search before others get their turn, as for results that are written (connection.py).
+SLICE_S = 0.003
 EMPTY_KEPT = 64  # directories without entries, for the root DSE of direct providers; some 20 KB each
 
 
@@ -72,7 +77,6 @@ class Result:
 
 # Reason → code and text of a refusal made here.
 REFUSALS: Mapping[str, tuple[ResultCode, str]] = {
-    "critical_control": (ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "critical control not supported"),
     "empty_bind_dn": (ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "bind first"),
     "invalid_bind_dn": (ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "bound to another part of the directory"),
     "invalid_dn": (ResultCode.INVALID_DN_SYNTAX, "search base is not a distinguished name"),
@@ -87,6 +91,13 @@ def failed(reason: str, app: str = "") -> Result:
     """A refusal of ``REFUSALS``; never success."""
     code, text = REFUSALS.get(reason, REFUSALS["unexpected"])
     return Result(SearchAnswer(code, iter(()), 0, diagnostic=text), app, reason)
+
+
+def bad_controls(error: ControlError) -> Result:
+    """The refusal of a request whose controls cannot be served."""
+    critical = error.code == ResultCode.UNAVAILABLE_CRITICAL_EXTENSION
+    answer = SearchAnswer(error.code, iter(()), 0, diagnostic=error.diagnostic)
+    return Result(answer, reason="critical_control" if critical else "control")
 
 
 def report_objects(settings: ProviderSettings, snapshot: Snapshot) -> None:
@@ -105,11 +116,17 @@ def report_objects(settings: ProviderSettings, snapshot: Snapshot) -> None:
 class Searches:
     """Answers searches and compares of all connections."""
 
-    def __init__(self, fetch: Fetch, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, fetch: Fetch, *, clock: Callable[[], float] = time.time, page_key: bytes | None = None) -> None:
+        """``page_key``: seals the cookies of paged results; made up if not given, then they end with this process."""
         self._fetch = fetch
         self._clock = clock
+        self._cookies = paging.Cookies(page_key or os.urandom(paging.KEY_SIZE))
+        self._kept = paging.KeptSnapshots(time.monotonic)
         self._empty: dict[ProviderSettings, Snapshot] = {}
         self.timeout_s = DEFAULT_TIMEOUT_S
+        # The server's own limits on one search: entries, and seconds; 0 is none.
+        self.size_limit = 0
+        self.time_limit_s = 0.0
         # Of cached providers, for the root DSE: unix time of the last good load by pk, and what went wrong since.
         self.loaded_at: Mapping[int, float] = {}
         self.load_problem = ""
@@ -118,14 +135,16 @@ class Searches:
         self, request: SearchRequest, identity: Identity | None, providers: Providers
     ) -> Result | Awaitable[Result]:
         """Answer from memory, or give the work that asks the core."""
-        for control in request.controls:
-            if control.critical and control.oid not in HONOURED_CONTROLS:
-                return failed("critical_control")
+        try:
+            controls = read(request.controls, Operation.SEARCH)
+        except ControlError as error:
+            return bad_controls(error)
         own = providers.by_pk.get(identity.provider_pk) if identity is not None else None
         if identity is None or own is None:
             answer = run(None, request, None, info=self._info(None))
-            refused = answer.code == ResultCode.INSUFFICIENT_ACCESS_RIGHTS
-            return Result(answer, reason="empty_bind_dn" if refused else "")
+            if answer.code == ResultCode.INSUFFICIENT_ACCESS_RIGHTS:
+                return Result(answer, reason="empty_bind_dn")
+            return self._run(None, request, identity, None, controls, info=self._info(None))
         settings = own.settings
         try:
             nearest = providers.for_base(request.base)
@@ -134,23 +153,28 @@ class Searches:
         if nearest is None:
             # Root DSE, schema, or a base outside: nothing of it needs the core.
             snapshot = own.snapshot or self._nothing(settings)
-            answer = run(snapshot, request, identity.viewer, info=self._info(own), strict=settings.strict)
-            return Result(answer, settings.application_slug)
+            return self._run(snapshot, request, identity, settings, controls, info=self._info(own))
         if nearest is not own:
             return failed("invalid_bind_dn", settings.application_slug)
-        if not settings.search_cached:
-            return self._direct(request, identity, settings)
+        if not settings.search_cached or controls.dont_use_copy:
+            return self._direct(request, identity, settings, controls)
         if own.snapshot is None:
             return failed("directory_not_loaded", settings.application_slug)
-        limit = request.time_limit
+        if listing.applies(controls):
+            return self._run(own.snapshot, request, identity, settings, controls, stable=True)
         answer = run(
             own.snapshot,
             request,
             identity.viewer,
             strict=settings.strict,
-            out_of_time=_timer(limit) if limit else None,
+            size_limit=self.size_limit,
+            out_of_time=self._timer(request),
         )
-        if answer.code == ResultCode.SUCCESS and answer.count <= FEW_ENTRIES and not request.controls:
+        if (
+            answer.code == ResultCode.SUCCESS
+            and answer.count <= FEW_ENTRIES
+            and not (request.controls or self.size_limit)
+        ):
             seen = _seen(own.snapshot, identity)
             prepared_of(seen).prepare(seen, request)
         return Result(answer, settings.application_slug)
@@ -162,28 +186,97 @@ class Searches:
             return None
         return prepared_of(_seen(own.snapshot, identity)), own.settings.application_slug
 
-    async def _direct(self, request: SearchRequest, identity: Identity, settings: ProviderSettings) -> Result:
-        """Ask the core, then answer with the same evaluator."""
+    def _run(
+        self,
+        snapshot: Snapshot | None,
+        request: SearchRequest,
+        identity: Identity | None,
+        settings: ProviderSettings | None,
+        controls: Controls,
+        *,
+        stable: bool = False,
+        info: RootInfo | None = None,
+    ) -> Result | Awaitable[Result]:
+        """Answer with whatever controls there are: now, or in slices beside other requests if it takes longer."""
+        viewer = identity.viewer if identity is not None else None
+        app = settings.application_slug if settings is not None else ""
+        strict = settings is not None and settings.strict
+        timer = self._timer(request)
+        if not listing.applies(controls):
+            answer = run(
+                snapshot, request, viewer, info=info, strict=strict, size_limit=self.size_limit, out_of_time=timer
+            )
+            return Result(answer, app)
+        steps = listing.run(
+            snapshot,
+            request,
+            viewer,
+            controls,
+            self._cookies,
+            context=_context(identity, settings),
+            stable=stable,
+            info=info,
+            strict=strict,
+            size_limit=self.size_limit,
+            out_of_time=timer,
+        )
+        found = _advance(steps)
+        return Result(found, app) if found is not None else _in_slices(steps, app)
+
+    async def _direct(
+        self, request: SearchRequest, identity: Identity, settings: ProviderSettings, controls: Controls
+    ) -> Result:
+        """Ask the core, then answer with the same evaluator. The next page of a listing need not ask again."""
         limit_s = min(request.time_limit, self.timeout_s) if request.time_limit else self.timeout_s
         app = settings.application_slug
         try:
             async with asyncio.timeout(limit_s):
-                snapshot = await fetch_snapshot(settings.options, request, identity.viewer, self._fetch)
+                kept, query = self._kept_for(request, identity, settings, controls)
+                snapshot = kept or await fetch_snapshot(
+                    settings.options, _widened(request, controls.assertion), identity.viewer, self._fetch
+                )
         except TimeoutError:
             asked = request.time_limit and request.time_limit <= self.timeout_s
             return failed("time_limit" if asked else "core_unavailable", app)
         except CoreError as error:
             log.error("direct search failed", provider=settings.name, problem=str(error))
             return failed("core_unavailable", app)
-        report_objects(settings, snapshot)
-        return Result(run(snapshot, request, identity.viewer, strict=settings.strict), app)
+        if kept is None:
+            report_objects(settings, snapshot)
+        result = self._run(snapshot, request, identity, settings, controls)
+        if not isinstance(result, Result):
+            result = await result
+        if query:
+            if controls.view is not None or _goes_on(result.answer):
+                self._kept.put(query, snapshot)
+            else:
+                self._kept.drop(query)
+        return result
+
+    def _kept_for(
+        self, request: SearchRequest, identity: Identity, settings: ProviderSettings, controls: Controls
+    ) -> tuple[Snapshot | None, bytes]:
+        """The directory that an earlier page or view of this search has fetched, and what it is kept under."""
+        if controls.view is None and controls.paged is None:
+            return None, b""
+        query = listing.query_digest(request, controls, _context(identity, settings))
+        first = controls.view is None and (controls.paged is None or not controls.paged.cookie)
+        return None if first else self._kept.get(query), query
+
+    def _timer(self, request: SearchRequest) -> Callable[[], bool] | None:
+        """Tells when the client's or the server's time limit has passed, whichever comes first."""
+        own, asked = self.time_limit_s, request.time_limit
+        limit_s = min(own, asked) if own and asked else own or asked
+        return _timer(limit_s) if limit_s else None
 
     def compare(
         self, request: CompareRequest, identity: Identity | None, providers: Providers
     ) -> ResultCode | Awaitable[ResultCode]:
         """Compare, by the same ways as a search for the one entry."""
-        if any(control.critical and control.oid not in HONOURED_CONTROLS for control in request.controls):
-            return ResultCode.UNAVAILABLE_CRITICAL_EXTENSION
+        try:
+            controls = read(request.controls, Operation.COMPARE)
+        except ControlError as error:
+            return error.code
         own = providers.by_pk.get(identity.provider_pk) if identity is not None else None
         if identity is None or own is None:
             return ResultCode.INSUFFICIENT_ACCESS_RIGHTS
@@ -195,15 +288,16 @@ class Searches:
             return ResultCode.NO_SUCH_OBJECT
         if nearest is not own:
             return ResultCode.INSUFFICIENT_ACCESS_RIGHTS
-        if not own.settings.search_cached:
-            return self._compare_direct(request, identity, own.settings)
+        if not own.settings.search_cached or controls.dont_use_copy:
+            return self._compare_direct(request, identity, own.settings, controls)
         if own.snapshot is None:
             return ResultCode.UNAVAILABLE
-        return compare(own.snapshot, request, identity.viewer)
+        return compare(own.snapshot, request, identity.viewer, controls.assertion)
 
     async def _compare_direct(
-        self, request: CompareRequest, identity: Identity, settings: ProviderSettings
+        self, request: CompareRequest, identity: Identity, settings: ProviderSettings, controls: Controls
     ) -> ResultCode:
+        """The entry itself is fetched, whatever value is compared; the assertion tells what else of it is needed."""
         search = SearchRequest(
             message_id=request.message_id,
             base=request.name,
@@ -215,13 +309,14 @@ class Searches:
             filter=Equality(attribute_description(request.attribute) or "", request.value),
             attributes=(NO_ATTRIBUTES,),
         )
+        search = _widened(search, controls.assertion or search.filter)
         try:
             async with asyncio.timeout(self.timeout_s):
                 snapshot = await fetch_snapshot(settings.options, search, identity.viewer, self._fetch)
         except (TimeoutError, CoreError) as error:
             log.error("direct compare failed", provider=settings.name, problem=str(error))
             return ResultCode.UNAVAILABLE
-        return compare(snapshot, request, identity.viewer)
+        return compare(snapshot, request, identity.viewer, controls.assertion)
 
     def _nothing(self, settings: ProviderSettings) -> Snapshot:
         """The directory of a provider without any user or group: it knows its own base."""
@@ -242,7 +337,7 @@ class Searches:
             operational.append(("directoryLastError", self.load_problem))
         return RootInfo(
             version=VERSION,
-            controls=HONOURED_CONTROLS,
+            controls=ADVERTISED,
             extensions=tuple(OPERATIONS),
             features=FEATURES,
             operational=tuple(operational),
@@ -254,6 +349,52 @@ def _seen(snapshot: Snapshot, identity: Identity) -> Snapshot:
     return snapshot if identity.viewer.full else snapshot.view(identity.viewer.user_pk)
 
 
-def _timer(seconds: int) -> Callable[[], bool]:
+def _context(identity: Identity | None, settings: ProviderSettings | None) -> bytes:
+    """What tells searches with the same octets apart: who asks, and of which directory."""
+    if identity is None or settings is None:
+        return b""
+    viewer = identity.viewer
+    return repr((settings.pk, viewer.user_pk, viewer.full, settings.options)).encode()
+
+
+def _widened(request: SearchRequest, assertion: Filter | None) -> SearchRequest:
+    """The request whose answer also has what an assertion about its base looks at; what it finds does not matter."""
+    if assertion is None:
+        return request
+    everything: Filter = Present("objectclass")
+    return msgspec.structs.replace(request, filter=Or((everything, request.filter, assertion)))
+
+
+def _goes_on(answer: SearchAnswer) -> bool:
+    """Whether a page is not the last one."""
+    return any(
+        control.oid == ControlOid.PAGED_RESULTS and bool(paging.decode(control.value).cookie)
+        for control in answer.controls
+    )
+
+
+def _advance(steps: listing.Steps) -> SearchAnswer | None:
+    """Work on a search for a slice of time; None if it is not done."""
+    until = time.perf_counter() + SLICE_S
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            answer: SearchAnswer = done.value
+            return answer
+        if time.perf_counter() > until:
+            return None
+
+
+async def _in_slices(steps: listing.Steps, app: str) -> Result:
+    """The rest of a search, with turns for everybody else in between."""
+    while True:
+        await asyncio.sleep(0)
+        answer = _advance(steps)
+        if answer is not None:
+            return Result(answer, app)
+
+
+def _timer(seconds: float) -> Callable[[], bool]:
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end

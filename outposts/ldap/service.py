@@ -119,6 +119,8 @@ class LDAPService:
         self.desk.limits = self._session_limits(config)
         self.desk.max_requests = self._extra("max_requests", config)
         self.desk.searches.timeout_s = self._extra("search_timeout", config)
+        self.desk.searches.time_limit_s = self._extra("time_limit", config)
+        self.desk.searches.size_limit = self._extra("size_limit", config)
         resolved = []
         for record in configuration.providers:
             try:
