@@ -270,6 +270,11 @@ class _LibraryLines(logging.Handler):
         Logger(record.name)._write(level, text, fields)
 
 
+def level_name() -> str:
+    """The level in force, as ``set_level`` takes it."""
+    return next(name for name, number in LEVELS.items() if number == _State.level)
+
+
 def configure(level: str = "info", *, debug: bool = False, stream: TextIO | None = None) -> None:
     """Set up logging for the process: JSON lines, or text if ``debug``. ``stream`` defaults to standard error."""
     _set_writer(debug, stream)

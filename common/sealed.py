@@ -44,7 +44,8 @@ class SealedFile:
 
     def __init__(self, path: Path | str, token: str, role: str | None = None) -> None:
         self.path = Path(path)
-        self._role = (role or self.path.name).encode()
+        self.role = role or self.path.name
+        self._role = self.role.encode()
         self._key = HKDF(SHA256(), 32, salt=b"outposts state", info=self._role).derive(token.encode())
         self._cipher = AESGCM(self._key)
 

@@ -112,6 +112,19 @@ class ContentsBuilder:
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 self._fail(f"user {user.pk}: {error if isinstance(error, MappingError) else type(error).__name__}")
 
+    def unchanged(self) -> bool:
+        """Whether everything is as in ``previous``, so that ``finish`` would only make it again."""
+        previous = self._previous
+        if previous is None or self._context is None or self._late_groups or self._error_count:
+            return False
+        users, groups = len(self._digests[Kind.USER]), len(self._digests[Kind.GROUP])
+        return (
+            len(self._kept) == 2 * users + groups  # a user's virtual group is kept with it
+            and (len(previous.kinds[Kind.USER]), len(previous.kinds[Kind.GROUP])) == (users, groups)
+            and previous.origin.context == self._context
+            and previous.report.error_count == 0
+        )
+
     def finish(self) -> Contents:
         """The snapshot. The builder is used up."""
         if self._context is None:

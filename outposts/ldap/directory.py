@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 from pyroaring import BitMap
 
+from common.published import Publication
 from common.records import Group, User
 from outposts.ldap.assembly import restricted
 from outposts.ldap.building import ContentsBuilder
@@ -24,7 +25,7 @@ from outposts.ldap.encoded import attribute
 from outposts.ldap.entries import EntryOptions, Kind
 from outposts.ldap.index import Index
 from outposts.ldap.schema import OBJECT_CLASSES, STRUCTURAL, SYNTAXES, Schema, Syntax
-from outposts.ldap.stored import dump, load
+from outposts.ldap.stored import StoredError, dump, load
 
 # Views of users without the full-search right that are kept: each is a snapshot of a few entries, some 20 KB.
 VIEWS_KEPT = 256
@@ -42,9 +43,13 @@ class Resolved(NamedTuple):
 class Snapshot(Contents):
     """One provider's directory. Never changed after it was built; views for viewers are made on demand and kept."""
 
-    def __init__(self, contents: Contents) -> None:
-        """Derived look-ups on top of ``contents``, none of them in proportion to the number of entries."""
+    def __init__(self, contents: Contents, publication: Publication | None = None) -> None:
+        """Derived look-ups on top of ``contents``, none of them in proportion to the number of entries.
+
+        ``publication``: the memory file that holds ``contents``, for handing it to other processes.
+        """
         super().__init__(**{item.name: getattr(contents, item.name) for item in fields(Contents)})
+        self.publication = publication
         self.schema = Schema(name for store in self.stores.values() for layout in store.layouts for name in layout)
         self.all = BitMap.union(*self.kinds.values()) if self.kinds else BitMap()
         self.base = DN.parse(self.options.base_dn)
@@ -87,6 +92,14 @@ class Snapshot(Contents):
         Raises ``stored.StoredError`` if it is something else.
         """
         return Snapshot(load(buffer))
+
+    @staticmethod
+    def from_publication(publication: Publication) -> Snapshot:
+        """As ``from_buffer``, from a memory file that was published. Raises ``StoredError`` or ``OSError``."""
+        try:
+            return Snapshot(load(publication.map()), publication)
+        except ValueError as error:  # an empty file cannot be mapped
+            raise StoredError(str(error)) from None
 
     def __len__(self) -> int:
         """Number of entries."""

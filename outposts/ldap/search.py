@@ -7,6 +7,7 @@ matches nor counts nor limits tell about it.
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -273,7 +274,7 @@ class Compiled:
     __slots__ = ("_plans", "_snapshot", "_types_only", "chosen", "everything")
 
     def __init__(self, snapshot: Snapshot, chosen: Selection, types_only: bool) -> None:
-        self._snapshot = snapshot
+        self._snapshot = weakref.proxy(snapshot)  # which keeps this: a circle would outlive its use by minutes
         self._types_only = types_only
         self._plans: dict[int, Plan] = {}
         self.chosen = chosen

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,20 +19,23 @@ import msgspec
 from common import logs, metrics
 from common.api import CoreApi
 from common.cache import Configuration
-from common.errors import CoreError
+from common.errors import OutpostError
 from common.outcomes import LoginTarget
+from common.published import Area
 from common.sealed import SealedFile
 from common.service import DaemonContext
 from common.tls import self_signed
-from outposts.ldap import refresh, stored
+from outposts.ldap import stored
 from outposts.ldap.auth import Authenticator, Identity
 from outposts.ldap.bind_cache import KEY_SIZE, BindCache
 from outposts.ldap.bound import BoundConnections
 from outposts.ldap.connection import Connection, Desk
 from outposts.ldap.direct import Parameters
 from outposts.ldap.directory import Snapshot
+from outposts.ldap.loading import ProcessLoader
 from outposts.ldap.observe import Observations
 from outposts.ldap.providers import Provider, ProviderError, Providers, ProviderSettings, resolve
+from outposts.ldap.refresh import Loaded, Loader, ThreadLoader, UserStates
 from outposts.ldap.rfc import ResultCode
 from outposts.ldap.routing import Searches
 from outposts.ldap.server import Limits, LoopReactor, Server
@@ -72,14 +75,17 @@ class LDAPService:
 
     type = "ldap"
 
-    def __init__(self, context: DaemonContext, reactor: LoopReactor) -> None:
+    def __init__(
+        self, context: DaemonContext, reactor: LoopReactor, loader: Callable[[DaemonContext], Loader] | None = None
+    ) -> None:
+        """``loader`` makes what loads the directories of cached providers; without one a thread does it."""
         self._context = context
         self._reactor = reactor
+        self._loader = (loader or thread_loader)(context)
         self._resolved: tuple[ProviderSettings, ...] = ()
-        self._states = refresh.UserStates()
+        self._states = UserStates()
         self._loading = asyncio.Lock()
         self._loaded_at: dict[int, float] = {}
-        self._written: dict[int, Snapshot] = {}
         self._load_problem = ""
         self._warm_up_every_s = 0.0
         self._background = False
@@ -155,7 +161,7 @@ class LDAPService:
             ("ldaps", self._context.settings.listen_ldaps),
         ):
             for address in addresses:
-                bound += self.server.listen(listener, address)
+                bound += self.server.listen(listener, address, shared=self._context.settings.workers > 1)
         return bound
 
     def not_ready(self) -> list[str]:
@@ -226,64 +232,68 @@ class LDAPService:
                 provider.pk: provider.snapshot for provider in self.desk.providers if provider.snapshot is not None
             }
             try:
-                loaded = await refresh.load(self._context.api, wanted, previous, self._context.settings.ldap_page_size)
+                loaded = await self._loader.load(wanted, previous, self._states)
             except Exception as error:
-                if isinstance(error, CoreError):
+                if isinstance(error, OutpostError):
                     log.error("directory not loaded, keeping the last one", problem=str(error))
                 else:
                     log.exception("directory not loaded, keeping the last one")
-                self._load_problem = str(error) if isinstance(error, CoreError) else "internal error"
+                self._load_problem = str(error) if isinstance(error, OutpostError) else "internal error"
                 for settings in wanted:
                     metrics.snapshot_errors.labels(settings.application_slug).inc()
                 self.desk.searches.load_problem = "the last refresh failed"
                 return
             self._load_problem = self.desk.searches.load_problem = ""
             self._swap(loaded)
-            await self._write(loaded)
 
-    def _swap(self, loaded: refresh.Loaded) -> None:
-        now = self._context.clock()
+    def _swap(self, loaded: Loaded) -> None:
+        self._serve(loaded.snapshots, self._context.clock())
+        self._states = loaded.states
+        self._end_logins(loaded.changed, loaded.gone)
+
+    def _serve(self, snapshots: Mapping[int, Snapshot], loaded_at: float) -> None:
+        """Serve these directories, by provider, from now on; other providers keep theirs. ``loaded_at``: unix time."""
         providers = []
         for settings in self._resolved:
-            snapshot = loaded.snapshots.get(settings.pk)
+            snapshot = snapshots.get(settings.pk)
             if snapshot is not None and snapshot.options == settings.options and settings.search_cached:
                 providers.append(Provider(settings, snapshot))
-                self._loaded_at[settings.pk] = now
+                self._loaded_at[settings.pk] = loaded_at
                 metrics.snapshot_age.labels(settings.application_slug).set_function(partial(self._age, settings.pk))
             else:
                 providers.append(self._provider(settings, None))
         self._put_in_service(providers)
         self.desk.searches.loaded_at = dict(self._loaded_at)
-        before, self._states = self._states, loaded.states
-        if before.password:
-            for pk in before.changed(loaded.states):
-                self.cache.end_user(pk)
-            for pk in before.gone(loaded.states):
-                self._say_goodbye(self.bound.of_user(pk), "user is not active")
+
+    def _end_logins(self, changed: Collection[int], gone: Collection[int]) -> None:
+        """Users by pk: whose cached binds count no more, and of these the ones whose connections end too."""
+        for pk in changed:
+            self.cache.end_user(pk)
+        for pk in gone:
+            self._say_goodbye(self.bound.of_user(pk), "user is not active")
 
     # -- sealed state ------------------------------------------------------------------------------------------------
 
     def _restored(self, settings: ProviderSettings) -> Snapshot | None:
         """The sealed directory of a provider, if it holds what the settings ask for; only before the first load."""
-        sealed = self._context.sealed(f"ldap-directory-{settings.pk}")
+        sealed = state_file(self._context, settings.pk)
         if sealed is None or not settings.search_cached or settings.pk in self._loaded_at:
             return None
-        content = sealed.read(stored.VERSION)
-        if content is None:
+        try:
+            area = Area(self._context.settings.tmpdir, "directory")
+        except OSError as error:
+            log.warning("no memory file for the sealed directory", problem=error.strerror)
             return None
         try:
-            snapshot = Snapshot.from_buffer(content)
-        except stored.StoredError as error:
+            if not sealed.read_into(stored.VERSION, area.fd):
+                return None
+            snapshot = Snapshot.from_publication(area.publish())
+        except (stored.StoredError, OSError) as error:
             log.warning("sealed directory not usable", provider=settings.name, problem=str(error))
             return None
+        finally:
+            area.close()
         return snapshot if snapshot.options == settings.options else None
-
-    async def _write(self, loaded: refresh.Loaded) -> None:
-        for pk, snapshot in loaded.snapshots.items():
-            sealed = self._context.sealed(f"ldap-directory-{pk}")
-            if sealed is not None and self._written.get(pk) is not snapshot:
-                if await asyncio.to_thread(_seal, sealed, snapshot):
-                    self._written[pk] = snapshot
 
     # -- sessions and users ------------------------------------------------------------------------------------------
 
@@ -348,5 +358,17 @@ class LDAPService:
         )
 
 
-def _seal(sealed: SealedFile, snapshot: Snapshot) -> bool:
-    return sealed.write(stored.VERSION, snapshot.to_bytes())
+def state_file(context: DaemonContext, pk: int) -> SealedFile | None:
+    """Where the directory of a provider is sealed; None without a state folder."""
+    return context.sealed(f"ldap-directory-{pk}")
+
+
+def thread_loader(context: DaemonContext) -> Loader:
+    """Lists on the loop, builds in a thread."""
+    settings = context.settings
+    return ThreadLoader(context.api, settings.ldap_page_size, settings.tmpdir, partial(state_file, context))
+
+
+def process_loader(context: DaemonContext) -> Loader:
+    """Has a process of its own list and build, if one can be started."""
+    return ProcessLoader(context.settings, partial(state_file, context), thread_loader(context))
