@@ -203,8 +203,22 @@ class Authenticator:
         self._in_use = in_use
         self._unbind_flow = unbind_flow
         self._flights: dict[tuple[bytes, str], _Flight] = {}
+        self._cache_hits = metrics.bind_cache_lookups.labels("hit")
+        self._cache_misses = metrics.bind_cache_lookups.labels("miss")
         self._logouts: set[asyncio.Task[None]] = set()
         self._logout_gate = asyncio.Semaphore(LOGOUTS_AT_ONCE)
+
+    def at_once(self, request: BindRequest, peer: Peer, providers: Providers) -> BindAnswer | None:
+        """The answer where nobody has to be asked: a refusal, or a bind that the cache holds. None: ``bind`` it."""
+        try:
+            question = self.examine(request, peer, providers)
+            if isinstance(question, BindAnswer):
+                return question
+            known = self._remembered(question)
+            return None if known is None else _granted(known, question.provider, cached=True)
+        except Exception:
+            log.exception("bind failed unexpectedly", client=peer.client_ip)
+            return refused("unexpected")
 
     async def bind(self, request: BindRequest, peer: Peer, providers: Providers) -> BindAnswer:
         """Answer one bind (RFC 4511 §4.2). Never raises but for cancellation."""
@@ -250,14 +264,22 @@ class Authenticator:
         digest = self._cache.digest(provider.pk, key, method.password)
         return Question(provider, username, key, password, peer.client_ip, digest)
 
+    def _remembered(self, question: Question) -> Identity | None:
+        """The identity of a bind that may be answered without asking the core."""
+        provider = question.provider
+        known = self._cache.fresh(provider.pk, question.digest, self._now()) if provider.bind_cached else None
+        if known is not None:
+            self._cache_hits.inc()
+        return known
+
     async def _ask(self, question: Question) -> BindAnswer:
         """The verdict of the cache, of a run under way for the same bind, or of a new run."""
         provider = question.provider
+        known = self._remembered(question)
+        if known is not None:
+            return _granted(known, provider, cached=True)
         if provider.bind_cached:
-            known = self._cache.fresh(provider.pk, question.digest, self._now())
-            metrics.bind_cache_lookups.labels("miss" if known is None else "hit").inc()
-            if known is not None:
-                return _granted(known, provider, cached=True)
+            self._cache_misses.inc()
         flight_key = (question.digest, question.client_ip)
         flight = self._flights.get(flight_key)
         if flight is None:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -103,6 +104,7 @@ class Desk:
     limits: SessionLimits
     providers: Providers
     max_requests: int = 100
+    max_followers: int = 10  # of one connection
 
 
 @dataclass(slots=True)
@@ -113,6 +115,12 @@ class _Stream:
     chunks: Iterator[bytes]
     result: routing.Result
     started: float
+
+    def close(self) -> None:
+        """Make nothing more, follow nothing any more."""
+        _close(self.chunks)
+        if self.result.follower is not None:
+            self.result.follower.close()
 
 
 class Connection:
@@ -127,7 +135,9 @@ class Connection:
         self.session: Session[Identity] = Session(desk.limits, secure=encrypted)
         self._wire = wire
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tags: dict[int, int] = {}  # what a task's request is answered with
         self._streams: deque[_Stream] = deque()
+        self._following: dict[int, _Stream] = {}  # searches that wait for changes of the directory
         self._backlog: deque[Request] = deque()
         self._binding: asyncio.Task[None] | None = None
         self._reading = True
@@ -189,9 +199,10 @@ class Connection:
             self._binding.cancel()
         for task in list(self._tasks.values()):
             task.cancel()
-        for stream in self._streams:
-            _close(stream.chunks)
+        for stream in (*self._streams, *self._following.values()):
+            stream.close()
         self._streams.clear()
+        self._following.clear()
         self._backlog.clear()
         self._leave()
 
@@ -214,6 +225,11 @@ class Connection:
     def outstanding(self) -> int:
         """Requests in progress."""
         return len(self._tasks) + len(self._streams) + (self._binding is not None)
+
+    @property
+    def following(self) -> int:
+        """Searches that follow the directory; one that has nothing to say for now is not outstanding."""
+        return len(self._following) + sum(stream.result.follower is not None for stream in self._streams)
 
     @property
     def closing(self) -> bool:
@@ -281,9 +297,10 @@ class Connection:
                 self._fail(request)
             finally:
                 if self._tasks.get(request.message_id) is task:  # the id of an abandoned request may be in use again
-                    del self._tasks[request.message_id]
+                    del self._tasks[request.message_id], self._tags[request.message_id]
                 self._regulate()
 
+        self._tags[request.message_id] = RESPONSE_TAG[REQUEST_TAG[type(request)]]
         task = self._tasks[request.message_id] = asyncio.get_running_loop().create_task(guarded())
 
     def _regulate(self) -> None:
@@ -313,7 +330,13 @@ class Connection:
     def _bind(self, request: BindRequest) -> None:
         """RFC 4511 §4.2. The session has made the connection anonymous; it stays so unless the bind succeeds."""
         self._leave()
-        self._binding = asyncio.get_running_loop().create_task(self._finish_bind(request, time.perf_counter()))
+        started = time.perf_counter()
+        peer = Peer(self.client_ip, self.session.secure)
+        answer = self.desk.authenticator.at_once(request, peer, self.desk.providers)
+        if answer is not None:
+            self._answer_bind(request, answer, started)
+        else:
+            self._binding = asyncio.get_running_loop().create_task(self._finish_bind(request, started))
 
     async def _finish_bind(self, request: BindRequest, started: float) -> None:
         desk = self.desk
@@ -323,8 +346,11 @@ class Connection:
             log.exception("bind failed unexpectedly", client=self.client_ip)
             answer = refused("unexpected")
         self._binding = None
-        if self._closing:
-            return
+        if not self._closing:
+            self._answer_bind(request, answer, started)
+
+    def _answer_bind(self, request: BindRequest, answer: BindAnswer, started: float) -> None:
+        desk = self.desk
         try:
             if answer.identity is not None:
                 desk.bound.enter(self, answer.identity)
@@ -335,7 +361,12 @@ class Connection:
             )
             waiting = self.session.bind_finished(answer.identity)
             desk.observer.bind(self.client_ip, request.name, answer, started)
-            self._serve(waiting)
+            if waiting:
+                # In a turn of its own: a client may send any number of binds in one piece.
+                self._backlog.extend(waiting)
+                asyncio.get_running_loop().call_soon(self._serve_more)
+            else:
+                self._regulate()
         except Exception:
             log.exception("bind failed unexpectedly", client=self.client_ip)
             self.finish(ResultCode.OTHER, "internal error")
@@ -349,6 +380,9 @@ class Connection:
         desk = self.desk
         answer = desk.searches.begin(request, self.session.identity, desk.providers)
         if isinstance(answer, routing.Result):
+            if answer.follower is not None and answer.follower.stays and self.following >= desk.max_followers:
+                answer.follower.close()
+                answer = routing.failed("too_many_followers", answer.app)
             self._deliver(request, answer, started)
         else:
             self._run(request, self._finish_search(request, answer, started))
@@ -366,7 +400,7 @@ class Connection:
         """Write a result: one piece at once, more of them in slices and in turn."""
         chunks = result.answer.chunks
         parts: list[bytes] = []
-        if not self._streams and not self.is_blocked:
+        if not self._streams and not self.is_blocked and result.follower is None:
             try:
                 size = 0
                 for chunk in chunks:
@@ -406,14 +440,35 @@ class Connection:
                         return
             except Exception:
                 log.exception("search failed unexpectedly", client=self.client_ip)
+                stream.close()
                 stream.result = routing.failed("unexpected")
             self._streams.popleft()
-            if self.session.finish(stream.request.message_id):
+            if stream.result.follower is not None and not stream.result.follower.ended:
+                self._park(stream)
+            elif self.session.finish(stream.request.message_id):
                 self._wire.send(_done(stream.request, stream.result))
                 self.desk.observer.search(
                     self.client_ip, self.session.identity, stream.request, stream.result, stream.started
                 )
         self._regulate()
+
+    def _park(self, stream: _Stream) -> None:
+        """A search that follows the directory waits for its changes."""
+        message_id = stream.request.message_id
+        follower = stream.result.follower
+        if follower is None or not self.session.in_progress(message_id):
+            stream.close()
+            return
+
+        def awake() -> None:
+            if self._following.get(message_id) is stream:
+                del self._following[message_id]
+                stream.chunks = follower.due()
+                self._streams.append(stream)
+                self._pump()
+
+        self._following[message_id] = stream
+        follower.wake = awake
 
     def _held(self) -> bool:
         return self.is_blocked or self._closing
@@ -424,13 +479,38 @@ class Connection:
 
     def _abandon(self, request: AbandonRequest) -> None:
         """RFC 4511 §4.11: no answer, to this request or the abandoned one. The session knows that it is in progress."""
-        wanted = request.abandoned_id
-        task = self._tasks.get(wanted)
+        self._stop(request.abandoned_id)
+
+    def _stop(self, message_id: int) -> int | None:
+        """Stop a request in progress; the tag of its response, None if there is nothing to stop."""
+        task = self._tasks.get(message_id)
         if task is not None:
             task.cancel()
-        for stream in [stream for stream in self._streams if stream.request.message_id == wanted]:
-            self._streams.remove(stream)
-            _close(stream.chunks)
+            return self._tags[message_id]
+        found = self._following.pop(message_id, None)
+        for stream in self._streams:
+            if stream.request.message_id == message_id:
+                found = stream
+        if found is None:
+            return None
+        if found in self._streams:
+            self._streams.remove(found)
+        found.close()
+        if found.result.follower is not None:
+            self.desk.observer.search(self.client_ip, self.session.identity, found.request, found.result, found.started)
+        return Tag.SEARCH_DONE
+
+    def _cancel(self, own_id: int, message_id: int) -> ResultCode:
+        """RFC 3909 §2.2. A bind and StartTLS stand alone, so they are never in progress beside this."""
+        if message_id == own_id or self._tags.get(message_id) == Tag.EXTENDED_RESPONSE:
+            return ResultCode.CANNOT_CANCEL
+        if not self.session.in_progress(message_id):
+            return ResultCode.NO_SUCH_OPERATION
+        tag = self._stop(message_id)
+        if tag is None or not self.session.finish(message_id):
+            return ResultCode.TOO_LATE
+        self._wire.send(encode_result(message_id, tag, ResultCode.CANCELED))
+        return ResultCode.SUCCESS
 
     def _compare(self, request: CompareRequest) -> None:
         """RFC 4511 §4.10."""
@@ -472,6 +552,7 @@ class Connection:
             can_encrypt=True,  # without a certificate of the core there is a self-signed one
             outstanding=len(self._tasks) + len(self._streams),
             authorization_id=identity.authorization_id if identity is not None else "",
+            cancel=partial(self._cancel, request.message_id),
         )
         answer = extended.answer(request, view)
         if session.state is State.TLS_STARTING:
@@ -518,6 +599,8 @@ DONE_WELL = b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"  # SearchResultDone: success
 def _done(request: SearchRequest, result: routing.Result) -> bytes:
     """The last message of a search's answer (RFC 4511 §4.5.2). The usual one is put together from two pieces."""
     answer = result.answer
+    if result.follower is not None:
+        return encode_result(request.message_id, Tag.SEARCH_DONE, result.code, controls=result.follower.controls)
     code = answer.final_code
     if code == 0 and not answer.matched and not answer.diagnostic and not answer.controls:
         identifier = encode_integer(request.message_id)
