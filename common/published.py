@@ -74,6 +74,12 @@ class Publication:
         """See ``map_published``."""
         return map_published(self.fd, self.size)
 
+    def again(self) -> Publication:
+        """The same content with a descriptor of its own, for another owner. Raises ``OSError``."""
+        copy = Publication(os.dup(self.fd), self.size)
+        copy.identity = self.identity
+        return copy
+
     def close(self) -> None:
         """Nobody else is to get it; maps stay. May be called twice."""
         if self.fd >= 0:
