@@ -380,6 +380,32 @@ EXTRAS: tuple[ExtraSetting, ...] = (
     ),
     ExtraSetting(
         "ldap",
+        "max_followers",
+        values.number(0, 1_000_000),
+        1_000,
+        "searches",
+        "Searches of one process that wait for changes (content synchronization, persistent search). Each costs a few "
+        "KiB and, at a change, what it is told. 0 allows none.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "max_followers_per_connection",
+        values.number(0, 1_000),
+        10,
+        "searches",
+        "The same for one connection. Consumers use one connection for each search.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "sync_history",
+        values.number(0, 1_000),
+        16,
+        "refreshes",
+        "Refreshes with changes that are remembered, so that a consumer that comes back gets the difference instead of "
+        "everything; about 100 bytes per change, never more changes than the directory has entries.",
+    ),
+    ExtraSetting(
+        "ldap",
         "anonymous_timeout",
         values.duration(1),
         60.0,

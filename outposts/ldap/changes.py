@@ -161,7 +161,7 @@ class ChangeLog:
 
     def __init__(self, keep: int) -> None:
         """``keep``: number of change sets; the newest always stays, for those who follow step by step."""
-        self._keep = keep
+        self.keep = keep
         self._sets: deque[ChangeSet] = deque()
         self._weight = 0
 
@@ -174,7 +174,7 @@ class ChangeLog:
             self.clear()
         self._sets.append(changes)
         self._weight += changes.weight
-        while len(self._sets) > 1 and (len(self._sets) > self._keep or self._weight > entries):
+        while len(self._sets) > 1 and (len(self._sets) > self.keep or self._weight > entries):
             self._weight -= self._sets.popleft().weight
 
     def clear(self) -> None:

@@ -19,6 +19,7 @@ from outposts.ldap.ber import ProtocolError, boolean
 from outposts.ldap.filters import Filter
 from outposts.ldap.messages import Control
 from outposts.ldap.rfc import ControlOid, ResultCode
+from outposts.ldap.sync_wire import PersistentSearch, SyncRequest, decode_persistent_search, decode_sync_request
 
 
 class Operation(Flag):
@@ -64,6 +65,8 @@ class Controls(msgspec.Struct, frozen=True):
     matched_values: tuple[Filter, ...] | None = None
     assertion: Filter | None = None
     subentries: bool | None = None
+    sync: SyncRequest | None = None
+    persistent: PersistentSearch | None = None
     dont_use_copy: bool = False
     manage_dsa_it: bool = False
     domain_scope: bool = False
@@ -96,6 +99,11 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(ControlOid.VLV_REQUEST, "view", Operation.SEARCH, vlv.decode, ControlOid.VLV_RESPONSE),
     Row(ControlOid.MATCHED_VALUES, "matched_values", Operation.SEARCH, matched_values.decode),
     Row(ControlOid.ASSERTION, "assertion", READ, assertion.decode),
+    # Of cached directories only; the other response controls are in sync.py's CONTROLS.
+    Row(ControlOid.SYNC_REQUEST, "sync", Operation.SEARCH, decode_sync_request, ControlOid.SYNC_DONE),
+    Row(
+        ControlOid.PERSISTENT_SEARCH, "persistent", Operation.SEARCH, decode_persistent_search, ControlOid.ENTRY_CHANGE
+    ),
     # There are no subentries, no referrals and no other domains here, so these hold without doing anything else.
     Row(ControlOid.SUBENTRIES, "subentries", Operation.SEARCH, _subentries),
     Row(ControlOid.MANAGE_DSA_IT, "manage_dsa_it", READ | Operation.WRITE, _given),

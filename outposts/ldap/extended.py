@@ -9,8 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from outposts.ldap import controls
+from outposts.ldap.ber import ProtocolError
 from outposts.ldap.messages import ExtendedRequest
 from outposts.ldap.rfc import Extension, ResultCode
+from outposts.ldap.sync_wire import decode_cancel
+
+
+def _nothing_to_cancel(message_id: int) -> ResultCode:
+    return ResultCode.NO_SUCH_OPERATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +24,14 @@ class View:
     """What an operation may know of its connection.
 
     ``outstanding`` counts other requests in progress; ``authorization_id`` is empty for an anonymous connection.
+    ``cancel`` stops the request with this message id, if that can be, and says what became of it.
     """
 
     encrypted: bool
     can_encrypt: bool
     outstanding: int
     authorization_id: str
+    cancel: Callable[[int], ResultCode] = _nothing_to_cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,17 @@ def who_am_i(request: ExtendedRequest, view: View) -> ExtendedAnswer:
     return ExtendedAnswer(ResultCode.SUCCESS, value=view.authorization_id.encode())
 
 
+def cancel(request: ExtendedRequest, view: View) -> ExtendedAnswer:
+    """Cancel, RFC 3909: like Abandon, but both requests are answered, the other one with canceled (118)."""
+    try:
+        message_id = decode_cancel(request.value)
+    except ProtocolError as error:
+        return ExtendedAnswer(ResultCode.PROTOCOL_ERROR, error.diagnostic)
+    return ExtendedAnswer(view.cancel(message_id))
+
+
 OPERATIONS: Mapping[str, Callable[[ExtendedRequest, View], ExtendedAnswer]] = {
     Extension.START_TLS: start_tls,
     Extension.WHO_AM_I: who_am_i,
+    Extension.CANCEL: cancel,
 }

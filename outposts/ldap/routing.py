@@ -21,13 +21,13 @@ from common import metrics
 from common.errors import CoreError
 from common.logs import get_logger
 from common.version import VERSION
-from outposts.ldap import listing, paging
+from outposts.ldap import filters, listing, paging, sync
 from outposts.ldap.auth import Identity
 from outposts.ldap.compare import compare
 from outposts.ldap.controls import ADVERTISED, ControlError, Controls, Operation, read
 from outposts.ldap.direct import Fetch, fetch_snapshot
 from outposts.ldap.directory import Snapshot
-from outposts.ldap.dn import DNError
+from outposts.ldap.dn import DN, DNError
 from outposts.ldap.extended import OPERATIONS
 from outposts.ldap.filters import Equality, Filter, Or, Present, attribute_description
 from outposts.ldap.messages import CompareRequest, SearchRequest
@@ -40,6 +40,7 @@ from outposts.ldap.search import FEW_ENTRIES, SearchAnswer, run
 log = get_logger("ldap.search")
 
 FEATURES = (Feature.ALL_OPERATIONAL_ATTRIBUTES, Feature.OBJECT_CLASS_ATTRIBUTES, Feature.TRUE_FALSE_FILTERS)
+ADVERTISED_ANYWHERE = tuple(oid for oid in ADVERTISED if oid not in sync.CONTROLS)  # not of cached directories only
 DEFAULT_TIMEOUT_S = 60.0  # the operator's search_timeout replaces it
 # Seconds of work on one search before others get their turn, as for results that are written (connection.py).
 SLICE_S = 0.003
@@ -50,14 +51,18 @@ class Result:
     """The answer to a search: entries in ``chunks``, then what the done message says.
 
     ``reason`` is the metric's label of a refusal, else empty; ``app`` the application of the provider that answered.
+    ``follower``: the search follows the directory (``sync``) and may have more to say after ``chunks``.
     """
 
-    __slots__ = ("answer", "app", "reason")
+    __slots__ = ("answer", "app", "follower", "reason")
 
-    def __init__(self, answer: SearchAnswer, app: str = "", reason: str = "") -> None:
+    def __init__(
+        self, answer: SearchAnswer, app: str = "", reason: str = "", follower: sync.Follower | None = None
+    ) -> None:
         self.answer = answer
         self.app = app
         self.reason = reason
+        self.follower = follower
 
     @property
     def chunks(self) -> Iterator[bytes]:
@@ -67,12 +72,12 @@ class Result:
     @property
     def code(self) -> int:
         """The result code; final once ``chunks`` is used up."""
-        return self.answer.final_code
+        return self.answer.final_code if self.follower is None else self.follower.code
 
     @property
     def count(self) -> int:
         """Number of entries."""
-        return self.answer.count
+        return self.answer.count if self.follower is None else self.follower.count
 
 
 # Reason → code and text of a refusal made here.
@@ -83,6 +88,7 @@ REFUSALS: Mapping[str, tuple[ResultCode, str]] = {
     "directory_not_loaded": (ResultCode.UNAVAILABLE, "directory not loaded yet"),
     "core_unavailable": (ResultCode.UNAVAILABLE, "the identity core does not answer"),
     "time_limit": (ResultCode.TIME_LIMIT_EXCEEDED, ""),
+    "too_many_followers": (ResultCode.ADMIN_LIMIT_EXCEEDED, "too many searches that wait for changes"),
     "unexpected": (ResultCode.OTHER, "internal error"),
 }
 
@@ -116,9 +122,20 @@ def report_objects(settings: ProviderSettings, snapshot: Snapshot) -> None:
 class Searches:
     """Answers searches and compares of all connections."""
 
-    def __init__(self, fetch: Fetch, *, clock: Callable[[], float] = time.time, page_key: bytes | None = None) -> None:
-        """``page_key``: seals the cookies of paged results; made up if not given, then they end with this process."""
+    def __init__(
+        self,
+        fetch: Fetch,
+        *,
+        clock: Callable[[], float] = time.time,
+        page_key: bytes | None = None,
+        sync_key: bytes | None = None,
+    ) -> None:
+        """``page_key``: seals the cookies of paged results; made up if not given, then they end with this process.
+
+        ``sync_key``: the same for the cookies of content synchronization.
+        """
         self._fetch = fetch
+        self.feeds = sync.Feeds(sync_key or os.urandom(sync.KEY_SIZE))
         self._clock = clock
         self._cookies = paging.Cookies(page_key or os.urandom(paging.KEY_SIZE))
         self._kept = paging.KeptSnapshots(time.monotonic)
@@ -139,6 +156,10 @@ class Searches:
             controls = read(request.controls, Operation.SEARCH)
         except ControlError as error:
             return bad_controls(error)
+        if controls.sync is not None or controls.persistent is not None:
+            followed = self._follow(request, identity, providers, controls)
+            if followed is not None:
+                return followed
         own = providers.by_pk.get(identity.provider_pk) if identity is not None else None
         if identity is None or own is None:
             answer = run(None, request, None, info=self._info(None))
@@ -222,6 +243,45 @@ class Searches:
         )
         found = _advance(steps)
         return Result(found, app) if found is not None else _in_slices(steps, app)
+
+    def _follow(
+        self, request: SearchRequest, identity: Identity | None, providers: Providers, controls: Controls
+    ) -> Result | None:
+        """A search that follows a directory (``sync``).
+
+        There is nothing to follow but the directory of a cached provider. Elsewhere a critical control is refused, and
+        without that the search is an ordinary one: None.
+        """
+        wanted = controls.sync or controls.persistent
+        refused = bad_controls(ControlError(ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "nothing to follow here"))
+        elsewhere = refused if controls.critical & {"sync", "persistent"} else None
+        own = providers.by_pk.get(identity.provider_pk) if identity is not None else None
+        if wanted is None or identity is None or own is None:
+            return failed("empty_bind_dn") if elsewhere is not None else None
+        app = own.settings.application_slug
+        try:
+            base = DN.parse(request.base)
+        except DNError:
+            return failed("invalid_dn", app)
+        nearest = providers.for_name(base)
+        if nearest is not None and nearest is not own:
+            return failed("invalid_bind_dn", app)
+        if nearest is None or not own.settings.search_cached or controls.dont_use_copy:
+            return elsewhere
+        if listing.applies(controls) or (controls.sync is not None and controls.persistent is not None):
+            return bad_controls(ControlError(ResultCode.UNWILLING_TO_PERFORM, "controls that exclude each other"))
+        feed = self.feeds.of(own.pk)
+        if feed is None:
+            return failed("directory_not_loaded", app)
+        if own.settings.strict and _seen(feed.snapshot, identity).below(base, request.scope) is None:
+            return Result(run(feed.snapshot, request, identity.viewer, strict=True), app)
+        question = sync.Question(request, base, identity.viewer, wanted, filters.encode(request.filter))
+        follower = sync.Follower(feed, question, self.feeds.cookies, self.size_limit, self._timer(request))
+        if follower.stays:
+            if len(self.feeds) >= self.feeds.max_followers:
+                return failed("too_many_followers", app)
+            feed.followers.add(follower)
+        return Result(SearchAnswer(ResultCode.SUCCESS, follower.due(), 0), app, follower=follower)
 
     async def _direct(
         self, request: SearchRequest, identity: Identity, settings: ProviderSettings, controls: Controls
@@ -330,6 +390,7 @@ class Searches:
     def _info(self, provider: Provider | None) -> RootInfo:
         """What the root DSE tells of this server."""
         operational: list[tuple[str, str]] = []
+        cached = provider is not None and provider.settings.search_cached
         if provider is not None and provider.pk in self.loaded_at:
             age_s = max(0.0, self._clock() - self.loaded_at[provider.pk])
             operational.append(("directoryAgeSeconds", f"{age_s:.0f}"))
@@ -337,7 +398,7 @@ class Searches:
             operational.append(("directoryLastError", self.load_problem))
         return RootInfo(
             version=VERSION,
-            controls=ADVERTISED,
+            controls=tuple(dict.fromkeys((*ADVERTISED, *sync.CONTROLS)) if cached else ADVERTISED_ANYWHERE),
             extensions=tuple(OPERATIONS),
             features=FEATURES,
             operational=tuple(operational),

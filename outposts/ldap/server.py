@@ -242,7 +242,7 @@ class Server:
             elif connection.closing:
                 if now - connection.last_heard > self.limits.write_timeout:
                     wire.abort()
-            elif not connection.outstanding:
+            elif not connection.outstanding and not connection.following:
                 patience = self.limits.anonymous_timeout if connection.identity is None else self.limits.idle_timeout
                 if now - connection.last_heard > patience:
                     connection.hang_up()

@@ -29,6 +29,7 @@ from outposts.ldap import stored
 from outposts.ldap.auth import Authenticator, Identity
 from outposts.ldap.bind_cache import KEY_SIZE, BindCache
 from outposts.ldap.bound import BoundConnections
+from outposts.ldap.changes import compare
 from outposts.ldap.connection import Connection, Desk
 from outposts.ldap.direct import Parameters
 from outposts.ldap.directory import Snapshot
@@ -40,6 +41,7 @@ from outposts.ldap.rfc import ResultCode
 from outposts.ldap.routing import Searches
 from outposts.ldap.server import Limits, LoopReactor, Server
 from outposts.ldap.session import SessionLimits
+from outposts.ldap.sync import Feed, cookie_key
 
 log = logs.get_logger("ldap")
 
@@ -100,7 +102,11 @@ class LDAPService:
         )
         self.desk = Desk(
             authenticator=self.authenticator,
-            searches=Searches(CoreLists(context.api, context.settings.ldap_page_size), clock=context.clock),
+            searches=Searches(
+                CoreLists(context.api, context.settings.ldap_page_size),
+                clock=context.clock,
+                sync_key=cookie_key(context.settings.token),
+            ),
             bound=bound,
             observer=self.observations,
             limits=SessionLimits(),
@@ -124,6 +130,10 @@ class LDAPService:
         self.server.limits = self._limits(config)
         self.desk.limits = self._session_limits(config)
         self.desk.max_requests = self._extra("max_requests", config)
+        self.desk.max_followers = self._extra("max_followers_per_connection", config)
+        feeds = self.desk.searches.feeds
+        feeds.max_followers = self._extra("max_followers", config)
+        feeds.keep = self._extra("sync_history", config)
         self.desk.searches.timeout_s = self._extra("search_timeout", config)
         self.desk.searches.time_limit_s = self._extra("time_limit", config)
         self.desk.searches.size_limit = self._extra("size_limit", config)
@@ -221,8 +231,34 @@ class LDAPService:
         for pk in older.by_pk.keys() - newer.by_pk.keys():
             self._say_goodbye(self.bound.of_provider(pk), "provider is gone")
         self.desk.providers = newer
+        self._follow(newer)
         for provider in newer.shadowed:
             log.error("provider never chosen: an earlier one has the same base DN", provider=provider.settings.name)
+
+    def _follow(self, providers: Providers) -> None:
+        """Tell searches that follow a directory what is new in it, as soon as it has been compared."""
+        waiting, orphans = self.desk.searches.feeds.offer(
+            {one.pk: one.snapshot for one in providers if one.snapshot is not None and one.settings.search_cached}
+        )
+        for follower in orphans:
+            follower.wake()
+        for feed in waiting:
+            self._context.spawn(self._tell_followers(feed), "changes of a directory")
+
+    async def _tell_followers(self, feed: Feed) -> None:
+        """Compare and tell, until nothing newer has come meanwhile. Each follower gets a turn of the loop."""
+        while (newer := feed.offered) is not None:
+            changes = None
+            if newer is not feed.snapshot:
+                try:
+                    changes = await asyncio.to_thread(compare, feed.snapshot, newer)
+                except Exception:
+                    log.exception("changes of a directory not known")
+                for follower in feed.publish(newer, changes):
+                    follower.wake()
+                    await asyncio.sleep(0)
+            if feed.offered is newer:
+                feed.offered = None
 
     async def _load(self) -> None:
         """Load the directories of all cached providers, and serve them."""

@@ -27,7 +27,7 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from outposts.ldap.ber import ProtocolError, encode_integer, encode_octets, length_of
+from outposts.ldap.ber import encode_integer, encode_octets, length_of
 from outposts.ldap.changes import IDENTITY_SIZE, ChangeLog, ChangeSet, compare, identity, uuid_of
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DN
@@ -35,7 +35,8 @@ from outposts.ldap.encoded import CHUNK_SIZE
 from outposts.ldap.evaluation import matches
 from outposts.ldap.filters import And, Extensible, Filter, Not, Or
 from outposts.ldap.messages import Control, SearchRequest
-from outposts.ldap.rfc import CONTROLS, SEQUENCE, ControlOid, Extension, MatchingRule, ResultCode, Tag
+from outposts.ldap.rfc import CONTROLS as CONTROLS_TAG
+from outposts.ldap.rfc import SEQUENCE, ControlOid, Extension, MatchingRule, ResultCode, Tag
 from outposts.ldap.search import Viewer, encode_entries, selection
 from outposts.ldap.sync_wire import (
     ChangeType,
@@ -47,8 +48,6 @@ from outposts.ldap.sync_wire import (
     SyncMode,
     SyncRequest,
     SyncState,
-    decode_persistent_search,
-    decode_sync_request,
     encode_entry_change,
     encode_sync_done,
     encode_sync_info,
@@ -56,9 +55,12 @@ from outposts.ldap.sync_wire import (
 )
 from outposts.ldap.wire import encode_controls, encode_intermediate_response, encode_search_entry
 
-REQUEST_CONTROLS: Final = (ControlOid.SYNC_REQUEST, ControlOid.PERSISTENT_SEARCH)
-"""What a search may carry to be answered here."""
-
+CONTROLS: Final = (
+    ControlOid.SYNC_REQUEST, ControlOid.SYNC_STATE, ControlOid.SYNC_DONE, ControlOid.PERSISTENT_SEARCH,
+    ControlOid.ENTRY_CHANGE,
+)  # fmt: skip
+"""Values of supportedControl where a directory can be followed, and nowhere else."""
+KEY_SIZE: Final = 32  # bytes
 MAC_SIZE: Final = 16  # bytes
 COOKIE_VERSION: Final = b"1."
 UUIDS_PER_MESSAGE: Final = 1000  # 18 KB; OpenLDAP sends fewer, but receives any number
@@ -127,6 +129,11 @@ class CookieSealer:
 
     def _mac(self, state: bytes, search: bytes) -> bytes:
         return blake2b(state + search, key=self._key, digest_size=MAC_SIZE, person=b"ldap sync cookie").digest()
+
+
+def cookie_key(token: str) -> bytes:
+    """The key of cookies, from the outpost's token: the same for all workers and after a restart."""
+    return blake2b(token.encode("utf-8", "surrogateescape"), digest_size=KEY_SIZE, person=b"ldap sync key").digest()
 
 
 class Feed:
@@ -221,7 +228,9 @@ class Feeds:
             feed = self._feeds.get(pk)
             if feed is None:
                 self._feeds[pk] = Feed(pk, snapshot, self.keep)
-            elif feed.offered is not None:
+                continue
+            feed.log.keep = self.keep
+            if feed.offered is not None:
                 feed.offered = snapshot  # whoever compares looks again when done
             elif feed.snapshot is not snapshot:
                 feed.offered = snapshot
@@ -251,20 +260,6 @@ class Question:
         return digest.digest()
 
 
-def wanted(request: SearchRequest) -> SyncRequest | PersistentSearch | None:
-    """What of ours a search asks for; None if nothing. Raises ``ProtocolError``, also for both at once."""
-    found: SyncRequest | PersistentSearch | None = None
-    for control in request.controls:
-        if control.oid in REQUEST_CONTROLS:
-            if found is not None:
-                raise ProtocolError("two controls that exclude each other", fatal=False)
-            if control.oid == ControlOid.SYNC_REQUEST:
-                found = decode_sync_request(control.value)
-            else:
-                found = decode_persistent_search(control.value)
-    return found
-
-
 class Follower:
     """One search that follows a feed. ``due`` yields what is to be written now.
 
@@ -276,9 +271,13 @@ class Follower:
         feed: Feed,
         question: Question,
         cookies: CookieSealer,
+        size_limit: int = 0,
         out_of_time: Callable[[], bool] | None = None,
     ) -> None:
-        """``out_of_time`` ends the refresh; the persist stage has no end of its own."""
+        """``size_limit``: the server's own, for the refresh, 0 = none. ``out_of_time`` ends the refresh.
+
+        The client's size limit counts all entries sent; else the persist stage has no end of its own.
+        """
         self.feed = feed
         self.stage = Stage.REFRESH
         self.code: int = ResultCode.SUCCESS
@@ -289,6 +288,7 @@ class Follower:
         self._request = request
         self._question = question
         self._cookies = cookies
+        self._size_limit = size_limit
         self._out_of_time = out_of_time
         self._sync = question.wanted if isinstance(question.wanted, SyncRequest) else None
         self._search = question.wanted if isinstance(question.wanted, PersistentSearch) else None
@@ -547,6 +547,9 @@ class Follower:
         if limit and self.count + len(ordered) > limit:
             ordered = ordered[: max(0, limit - self.count)]
             cut = ResultCode.SIZE_LIMIT_EXCEEDED
+        if self.stage is Stage.REFRESH and self._size_limit and len(ordered) > self._size_limit:
+            ordered = ordered[: self._size_limit]
+            cut = ResultCode.ADMIN_LIMIT_EXCEEDED
         if not ordered:
             return cut
         self.count += len(ordered)
@@ -572,7 +575,7 @@ def _state_control(state: SyncState) -> bytes:
     value = bytes((SEQUENCE, 3 + 18)) + bytes((0x0A, 1, state)) + b"\x04\x10"
     content = encode_octets(ControlOid.SYNC_STATE.encode()) + bytes((0x04, len(value) + 16)) + value
     control = bytes((SEQUENCE,)) + length_of(len(content) + 16) + content
-    return bytes((CONTROLS,)) + length_of(len(control) + 16) + control
+    return bytes((CONTROLS_TAG,)) + length_of(len(control) + 16) + control
 
 
 _STATE_CONTROL: Final = {state: _state_control(state) for state in SyncState}

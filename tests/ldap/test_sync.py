@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outposts.ldap import filters
-from outposts.ldap.ber import ProtocolError
+from outposts.ldap import controls, filters
 from outposts.ldap.changes import ChangeLog, compare, identity, uuid_of
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DN
@@ -30,16 +29,13 @@ from outposts.ldap.sync import (
     Stage,
     names_any,
     reaches_far,
-    wanted,
 )
 from outposts.ldap.sync_wire import (
     ChangeType,
     PersistentSearch,
     SyncMode,
-    SyncRequest,
     decode_entry_change,
     encode_persistent_search,
-    encode_sync_request,
 )
 from outposts.ldap.wire import encode_result
 from tests import factories
@@ -118,12 +114,17 @@ class Server:
 
     def follow(self, request: SearchRequest, viewer: Viewer = FULL) -> Follower:
         """A new search."""
-        asked = wanted(request)
-        assert asked is not None
-        question = Question(request, DN.parse(request.base), viewer, asked, filters.encode(request.filter))
-        follower = Follower(self.feed, question, self.feeds.cookies)
+        follower = Follower(self.feed, question_of(request, viewer), self.feeds.cookies)
         self.feed.followers.add(follower)
         return follower
+
+
+def question_of(request: SearchRequest, viewer: Viewer = FULL) -> Question:
+    """As it is asked of a follower."""
+    given = controls.read(request.controls, controls.Operation.SEARCH)
+    asked = given.sync or given.persistent
+    assert asked is not None
+    return Question(request, DN.parse(request.base), viewer, asked, filters.encode(request.filter))
 
 
 def read(follower: Follower) -> bytes:
@@ -281,10 +282,7 @@ def test_the_time_limit_ends_a_refresh() -> None:
     """3, without a cookie."""
     server = Server()
     request = search_request(2, B, 2, controls=(Replica().control(RO),))
-    asked = wanted(request)
-    assert asked is not None
-    question = Question(request, DN.parse(B), FULL, asked, filters.encode(request.filter))
-    follower = Follower(server.feed, question, server.feeds.cookies, lambda: True)
+    follower = Follower(server.feed, question_of(request), server.feeds.cookies, out_of_time=lambda: True)
     assert list(follower.due()) == []
     assert (follower.ended, follower.code, follower.controls) == (True, ResultCode.TIME_LIMIT_EXCEEDED, ())
 
@@ -646,13 +644,13 @@ def test_persistent_search_that_fell_behind_ends() -> None:
 # -- parts -----------------------------------------------------------------------------------------------------------
 
 
-def test_both_controls_at_once_are_refused() -> None:
-    """They say different things about the same search."""
-    sync = Control(ControlOid.SYNC_REQUEST, True, encode_sync_request(SyncRequest(RO)))
-    for controls in ((sync, persistent()), (sync, sync), (Control(ControlOid.SYNC_REQUEST, True, b"x"),)):
-        with pytest.raises(ProtocolError):
-            wanted(search_request(2, controls=controls))
-    assert wanted(search_request(2, controls=(Control("1.2.3"),))) is None
+def test_the_servers_size_limit_holds_for_the_refresh() -> None:
+    """11 with as many entries as allowed; a difference within it goes through."""
+    server, replica = Server(), Replica()
+    request = search_request(2, B, 2, controls=(replica.control(RO),))
+    follower = Follower(server.feed, question_of(request), server.feeds.cookies, 7)
+    replica.hear(read(follower))
+    assert (replica.code, replica.counts, replica.cookie) == (ResultCode.ADMIN_LIMIT_EXCEEDED, {"add": 7}, None)
 
 
 def test_every_stage_meets_every_event() -> None:
