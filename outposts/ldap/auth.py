@@ -249,7 +249,7 @@ class Authenticator:
             return refused("anonymous")
         if not method.password:
             return refused("empty_password")
-        found = find_user(request.name, providers)
+        found = providers.found(request.name, find_user)
         if isinstance(found, str):
             return refused(found)
         provider, username, key = found

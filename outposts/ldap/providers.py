@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from common.errors import OutpostError
 from common.records import LDAPProvider
@@ -21,6 +21,8 @@ from outposts.ldap.entries import EntryOptions
 # the memo is emptied when full, so hostile bases cost at most this many short keys (each below a message's size cap).
 MEMO_SIZE = 4096
 MEMO_KEY_SIZE = 512  # bytes; longer bases are looked up each time
+
+T = TypeVar("T")
 
 
 class ProviderError(OutpostError):
@@ -160,13 +162,14 @@ class Provider:
 class Providers:
     """All providers in service, in the core's order. Immutable but for a memo of recent lookups."""
 
-    __slots__ = ("_by_base", "_memo", "all", "by_pk", "shadowed")
+    __slots__ = ("_by_base", "_memo", "_names", "all", "by_pk", "shadowed")
 
     def __init__(self, providers: Iterable[Provider] = ()) -> None:
         self.all = tuple(providers)
         self.by_pk: Mapping[int, Provider] = {provider.pk: provider for provider in self.all}
         self._by_base: dict[bytes, Provider] = {}
         self._memo: dict[bytes, Provider | None] = {}
+        self._names: dict[bytes, object] = {}
         shadowed = []
         for provider in self.all:
             if self._by_base.setdefault(provider.settings.base.key, provider) is not provider:
@@ -202,6 +205,18 @@ class Providers:
                 self._memo.clear()
             self._memo[base] = provider
         return provider
+
+    def found(self, name: bytes, find: Callable[[bytes, Providers], T]) -> T:
+        """What ``find`` finds for a bind name, remembered for as long as these providers are in service."""
+        known = self._names.get(name)
+        if known is not None:
+            return cast(T, known)
+        made = find(name, self)
+        if len(name) <= MEMO_KEY_SIZE:
+            if len(self._names) >= MEMO_SIZE:
+                self._names.clear()
+            self._names[name] = made
+        return made
 
     def with_snapshots(self, snapshots: Mapping[int, Snapshot]) -> Providers:
         """The same providers with other directories, by pk; those not named keep theirs."""
