@@ -286,8 +286,8 @@ class Connection:
             self._leave()
             self._wire.close()
 
-    def _run(self, request: Request, work: Awaitable[None]) -> None:
-        """Run the rest of a request beside the others; ``work`` answers it itself."""
+    def _run(self, request: Request, work: Awaitable[None], *parts: Awaitable[Any]) -> None:
+        """Run the rest of a request beside the others; ``work`` answers it itself and awaits ``parts``."""
 
         async def guarded() -> None:
             try:
@@ -295,13 +295,17 @@ class Connection:
             except Exception:
                 log.exception("request failed unexpectedly", client=self.client_ip)
                 self._fail(request)
-            finally:
-                if self._tasks.get(request.message_id) is task:  # the id of an abandoned request may be in use again
-                    del self._tasks[request.message_id], self._tags[request.message_id]
-                self._regulate()
+
+        def over(_: object) -> None:
+            for part in (work, *parts):  # stopped before they began
+                _close(part)
+            if self._tasks.get(request.message_id) is task:  # the id of an abandoned request may be in use again
+                del self._tasks[request.message_id], self._tags[request.message_id]
+            self._regulate()
 
         self._tags[request.message_id] = RESPONSE_TAG[REQUEST_TAG[type(request)]]
         task = self._tasks[request.message_id] = asyncio.get_running_loop().create_task(guarded())
+        task.add_done_callback(over)
 
     def _regulate(self) -> None:
         """Read from the client only while it reads from us and has not too much in progress."""
@@ -385,7 +389,7 @@ class Connection:
                 answer = routing.failed("too_many_followers", answer.app)
             self._deliver(request, answer, started)
         else:
-            self._run(request, self._finish_search(request, answer, started))
+            self._run(request, self._finish_search(request, answer, started), answer)
 
     async def _finish_search(self, request: SearchRequest, work: Awaitable[routing.Result], started: float) -> None:
         try:
@@ -519,7 +523,7 @@ class Connection:
         if isinstance(answer, ResultCode):
             self._compared(request, answer, started)
         else:
-            self._run(request, self._finish_compare(request, answer, started))
+            self._run(request, self._finish_compare(request, answer, started), answer)
 
     async def _finish_compare(self, request: CompareRequest, work: Awaitable[ResultCode], started: float) -> None:
         self._compared(request, await work, started)
@@ -618,7 +622,7 @@ def _identity(request: BindRequest, answer: BindAnswer) -> tuple[Control, ...]:
     return (Control(ControlOid.AUTHORIZATION_IDENTITY_RESPONSE, False, name),)
 
 
-def _close(chunks: Iterator[bytes]) -> None:
+def _close(chunks: Iterator[bytes] | Awaitable[Any]) -> None:
     close = getattr(chunks, "close", None)
     if close is not None:
         close()
