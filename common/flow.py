@@ -42,18 +42,23 @@ SEPARATOR = ";"  # between password and code (core-contract §6.4)
 TOTP_LENGTH = 6
 STATIC_LENGTH = 8
 CODE_CLASSES = frozenset({"totp", "static", "sms", "email"})  # devices that a code can be for
+NAMING = "ak-stage-identification"  # the stage whose answer holds a user name
 DIGITS = frozenset("0123456789")
 ALPHANUMERICS = DIGITS | frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The flow ended in a redirect. What the core took without complaint on the way, when it had asked for it."""
+    """The flow ended in a redirect. What the core took without complaint on the way, when it had asked for it.
+
+    ``named``: a user name was sent, so the user may be whoever the client said, not whom a certificate named.
+    """
 
     password_accepted: bool = False
     code_accepted: bool = False
     push_accepted: bool = False
     to: str = "/"
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,12 @@ class Solver:
     password: str = field(repr=False)
     code: str | None = field(repr=False)
     remember_me: bool = False
+    certificate_only: bool = False
+
+    @classmethod
+    def without_password(cls, username: str) -> Solver:
+        """For a client that brought a certificate and nothing else: whatever asks for more ends the flow."""
+        return cls(username, "", None, certificate_only=True)
 
     @classmethod
     def of(cls, username: str, password: str, *, mfa_support: bool, remember_me: bool = False) -> Solver:
@@ -120,11 +131,17 @@ class Solver:
         assert isinstance(challenge, Identification)
         if challenge.captcha_stage is not None:
             return Denied(Reason.UNSUPPORTED_CHALLENGE, "the flow asks for a captcha", challenge.component)
+        if self.certificate_only and challenge.password_fields:
+            return Denied(Reason.PASSWORD_WANTED, "the flow asks for a password", challenge.component)
+        if self.certificate_only and not self.username:
+            return Denied(Reason.NAME_WANTED, "the flow asks for a user name", challenge.component)
         if challenge.password_fields:
             return self.opening()
         return IdentificationAnswer(uid_field=self.username)
 
     def _password(self, challenge: Challenge) -> Answer | Denied:
+        if self.certificate_only:
+            return Denied(Reason.PASSWORD_WANTED, "the flow asks for a password", challenge.component)
         return PasswordAnswer(password=self.password)
 
     def _second_factor(self, challenge: Challenge) -> Answer | Denied:
@@ -194,7 +211,8 @@ def run(solver: Solver, executor_path: str, *, opening: bool = False) -> Run:
         if last is not None and challenge.component != last.component:
             accepted.add(proves(last))
         if isinstance(challenge, Redirect):
-            return Ended("password" in accepted, "code" in accepted, "push" in accepted, challenge.to or "")
+            named = any(component == NAMING for component, _ in sent)
+            return Ended("password" in accepted, "code" in accepted, "push" in accepted, challenge.to or "", named)
 
         solved = solver.answer(challenge)
         if isinstance(solved, Denied):

@@ -8,6 +8,17 @@ The rule (design.md §4.7, core-contract §6.5). A login passes only if all of t
 3. the last session cookie says ``authenticated``, or, if it is no JWT, ``users/me`` answers;
 4. the access check says ``passing``.
 
+Where a client brought a TLS certificate and no password (``Credentials.certificate_only``), something else takes the
+place of 2. The certificate goes to the core, whose certificate stage may look at it, but nothing in a flow's answers
+shows whether there is such a stage. So:
+
+2a. either the outpost itself verified the certificate's issuer, or no user name was sent in this run: then the core had
+    nothing but the certificate to find a user by; and
+2b. the user of the session (``users/me``) is one that the certificate names (common name, subject or e-mail address).
+    This also keeps a name sent beside the certificate from putting another user in its place.
+
+A flow that asks for a password or an unsent name ends such a login.
+
 Everything else is ``Denied`` or ``Unavailable``, any unexpected exception included.
 """
 
@@ -18,7 +29,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from common import endpoint, flow, logs, metrics
+from common import client_certificate, endpoint, flow, logs, metrics
 from common.challenges import Answer, Challenge, Redirect
 from common.endpoint import CoreSettings
 from common.errors import CoreError, CoreForbidden, CoreNonsense, CoreNotFound, CoreRejected, CoreTimedOut
@@ -113,12 +124,17 @@ class LoginService:
             return Unavailable(Reason.INTERNAL, type(error).__name__)
 
     async def _login(self, target: LoginTarget, credentials: Credentials) -> Outcome:
-        solver = Solver.of(
-            credentials.username,
-            credentials.password,
-            mfa_support=target.mfa_support,
-            remember_me=target.remember_me,
-        )
+        if credentials.certificate_only:
+            if not credentials.certificate_pem or credentials.password:
+                return Unavailable(Reason.INTERNAL, "not a certificate alone")
+            solver = Solver.without_password(credentials.username)
+        else:
+            solver = Solver.of(
+                credentials.username,
+                credentials.password,
+                mfa_support=target.mfa_support,
+                remember_me=target.remember_me,
+            )
         opening = Opening(target.flow_slug, target.protocol, endpoint.bare_address(credentials.client_ip))
         deadline = self._monotonic() + self.budget_s
 
@@ -139,7 +155,7 @@ class LoginService:
             if unsettled or (isinstance(result, Denied) and result.reason == Reason.FLOW_RESTARTED):
                 self._openings.surprise(opening, self._monotonic())
             if not unsettled:
-                return await self._conclude(target, execution, result)
+                return await self._conclude(target, credentials, execution, result)
 
         def began(challenge: Challenge) -> None:
             if credentials.certificate_pem is None:
@@ -147,22 +163,28 @@ class LoginService:
 
         execution = client()
         result = await execution.run(flow.run(solver, execution.executor_path), first=began)
-        return await self._conclude(target, execution, result)
+        return await self._conclude(target, credentials, execution, result)
 
-    async def _conclude(self, target: LoginTarget, execution: FlowClient, result: flow.Result) -> Outcome:
+    async def _conclude(
+        self, target: LoginTarget, credentials: Credentials, execution: FlowClient, result: flow.Result
+    ) -> Outcome:
         """The success rule. This is the one place that makes a ``Passed``."""
         if isinstance(result, Denied | Unavailable):
             return result
         if not isinstance(result, Ended):
             return Unavailable(Reason.INTERNAL, type(result).__name__)
-        proven = result.password_accepted or result.code_accepted or (target.allow_push_only and result.push_accepted)
-        if not proven:
+        if credentials.certificate_only:
+            if not (credentials.certificate_trusted or not result.named):
+                return Denied(Reason.CERTIFICATE_NOT_DECISIVE, "the certificate's issuer was not verified here")
+        elif not (
+            result.password_accepted or result.code_accepted or (target.allow_push_only and result.push_accepted)
+        ):
             return Denied(Reason.PASSWORD_NOT_ASKED, "the flow ended without checking the password")
         session = execution.cookies.session
         if session is None or (session.claims is not None and session.claims.authenticated is not True):
             return Denied(Reason.NOT_AUTHENTICATED, "the flow ended without logging anyone in")
 
-        ask_user = target.want_user or session.claims is None
+        ask_user = target.want_user or session.claims is None or credentials.certificate_only
         access, me = await asyncio.gather(
             _caught(
                 execution.read(
@@ -182,6 +204,10 @@ class LoginService:
             return _unavailable(me)
         if ask_user and me is None:
             return Unavailable(Reason.INTERNAL, "user not looked up")
+        if credentials.certificate_only:
+            named = client_certificate.names(credentials.certificate_pem or "")
+            if me is None or named.isdisjoint({me.user.username, me.user.email}):
+                return Denied(Reason.IDENTITY_MISMATCH, "the session is not the certificate's user's")
         return Passed(
             session=CoreSession(
                 cookies=execution.cookies.copy(),

@@ -88,6 +88,9 @@ protocol_errors = Counter(
 snapshot_age = Gauge("outposts_snapshot_age_seconds", "Age of the directory snapshot in service.", ("app",))
 snapshot_entries = Gauge("outposts_snapshot_entries", "Entries of the directory snapshot in service.", ("app",))
 snapshot_errors = Counter("outposts_snapshot_errors_total", "Refreshes of a directory that failed.", ("app",))
+snapshot_cpu = Gauge(
+    "outposts_snapshot_cpu_seconds", "Processor time of the last directory refresh, without reading the lists."
+)
 snapshot_seconds = Histogram(
     "outposts_snapshot_duration_seconds",
     "Time of a directory refresh, listing and building.",
@@ -101,6 +104,11 @@ bind_cache_lookups = Counter(
     "outposts_bind_cache_lookups_total",
     "Look-ups in the bind cache. result: hit, miss, offline (a hit after its end, core away).",
     ("result",),
+)
+bind_throttled = Counter(
+    "outposts_bind_throttled_total",
+    "Binds that met a limit on failures. kind: account (at its address, busy), address (busy), delayed.",
+    ("kind",),
 )
 
 # Ours: several workers.
@@ -122,6 +130,7 @@ GAUGE_RULES: Mapping[str, str] = {
     "outposts_snapshot_age_seconds": GREATEST,
     "outposts_snapshot_entries": SUPERVISOR,
     "outposts_snapshot_skipped_objects": SUPERVISOR,
+    "outposts_snapshot_cpu_seconds": SUPERVISOR,
     "outposts_gid_collisions": SUPERVISOR,
     "outposts_bind_cache_entries": SUM,
     "outposts_workers_listening": SUPERVISOR,

@@ -21,6 +21,10 @@ class Reason(StrEnum):
     FLOW_RESTARTED = "flow_restarted"  # the flow asked again for an answer that it already had
     ACCESS_DENIED = "access_denied"  # the flow passed, the application's bindings did not
     PASSWORD_NOT_ASKED = "password_not_asked"  # noqa: S105 - the flow ended without looking at password or code
+    PASSWORD_WANTED = "password_wanted"  # noqa: S105 - a certificate alone was brought and the flow asks for more
+    NAME_WANTED = "name_wanted"  # a certificate alone was brought and the flow asks for a user name
+    CERTIFICATE_NOT_DECISIVE = "certificate_not_decisive"  # nothing shows that anybody verified the certificate
+    IDENTITY_MISMATCH = "identity_mismatch"  # the session is another user's than the certificate's
     NOT_AUTHENTICATED = "not_authenticated"  # the flow ended and nobody is logged in
     UNSUPPORTED_CHALLENGE = "unsupported_challenge"  # a stage that needs a browser
     NO_AUTHENTICATOR = "no_compatible_authenticator"  # a second factor is due and none fits this protocol
@@ -38,13 +42,17 @@ class Reason(StrEnum):
 class Credentials:
     """What a client brought. ``client_ip`` may be in any literal form; it is normalised before it is sent.
 
-    ``certificate_pem`` is the client's verified leaf certificate; it goes to the core and never replaces the flow.
+    ``certificate_pem`` is the client's leaf certificate, whose key the client proved to hold; it goes to the core and
+    never replaces the flow. ``certificate_only``: the client brought no password, so the certificate has to be the
+    proof (``common/login.py`` says when it is); ``certificate_trusted``: the outpost itself verified its issuer.
     """
 
     username: str
     password: str = field(repr=False)
     client_ip: str
     certificate_pem: str | None = field(default=None, repr=False)
+    certificate_only: bool = False
+    certificate_trusted: bool = False
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,31 @@ EXTRAS: tuple[ExtraSetting, ...] = (
     ),
     ExtraSetting("ldap", "require_tls", values.BOOLEAN, False, "", "Refuse passwords on connections without TLS (13)."),
     ExtraSetting(
-        "ldap", "password_flow", values.TEXT, "", "", "Slug of the flow for password modify; empty: refused (53)."
+        "ldap",
+        "password_flow",
+        values.TEXT,
+        "",
+        "",
+        "Kept for a flow that changes passwords. Has no effect: password modify is always refused (53), because such a "
+        "flow asks questions that LDAP cannot put to anybody.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "client_certificates",
+        values.BOOLEAN,
+        False,
+        "",
+        "Ask TLS clients for a certificate, and take it for SASL EXTERNAL. The outpost's service account needs the "
+        "core's permission `authentik_stages_mtls.pass_outpost_certificate`.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "client_ca",
+        values.TEXT,
+        "",
+        "",
+        "Issuers of client certificates, PEM text (or `file://PATH`). Empty: the core's certificate stage alone "
+        "decides, and a flow that asks for a user name is refused.",
     ),
     ExtraSetting(
         "ldap",
@@ -332,6 +356,42 @@ EXTRAS: tuple[ExtraSetting, ...] = (
     ),
     ExtraSetting(
         "ldap",
+        "bind_failures",
+        values.number(0, 1_000_000),
+        10,
+        "binds",
+        "Failed binds of one account from one address before it has to wait there (busy, 51): 1 s, doubled with each "
+        "further failure. People mistype three or four times. A success forgets them. 0: no limit.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "bind_failures_per_address",
+        values.number(0, 1_000_000),
+        200,
+        "binds",
+        "The same for one address (IPv6: a /64) and all accounts, but what the bind cache knows is still answered. One "
+        "application server may bind for a thousand people. 0: no limit.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "bind_failures_per_account",
+        values.number(0, 1_000_000),
+        50,
+        "binds",
+        "Failed binds of one account from anywhere before its binds are delayed, by at most 5 s; they are never "
+        "refused, so nobody can lock somebody else out. 0: no limit.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "bind_backoff_max",
+        values.duration(1),
+        300.0,
+        "s",
+        "Longest wait after failed binds. In this time one failure of an account at an address is forgiven, and all of "
+        "an address or of an account.",
+    ),
+    ExtraSetting(
+        "ldap",
         "max_message_size_anonymous",
         values.size(1024),
         65_536,
@@ -403,6 +463,23 @@ EXTRAS: tuple[ExtraSetting, ...] = (
         "refreshes",
         "Refreshes with changes that are remembered, so that a consumer that comes back gets the difference instead of "
         "everything; about 100 bytes per change, never more changes than the directory has entries.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "max_attributes",
+        values.number(1, 1_000_000),
+        1_000,
+        "attributes",
+        "Attributes that one search may ask for (11 beyond it). Clients name a few dozen at most.",
+    ),
+    ExtraSetting(
+        "ldap",
+        "message_timeout",
+        values.duration(1),
+        30.0,
+        "s",
+        "Time for a message that has begun, or a TLS handshake, to be complete: slow senders are cut off, however "
+        "steadily they drip.",
     ),
     ExtraSetting(
         "ldap",

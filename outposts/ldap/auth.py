@@ -4,9 +4,15 @@ The way of a bind: checks that need nobody (version, method, name, empty passwor
 nearest above the name, the user name inside the name, the bind cache, the login flow on the core. Identical binds that
 arrive while one is under way (same provider, name, password and client address) share its flow run.
 
-``REFUSALS`` is the one table of everything that is not a success. Success is stated in one place, ``_granted``, which
-alone makes an answer with an identity; a cached identity was put there by the same place that read ``Passed``. Whatever
-else happens, an exception included, is a refusal.
+SASL PLAIN is the same with another wrapping. SASL EXTERNAL sends the client's TLS certificate through the flow instead
+of a password; it never comes from the cache, and ``common/login.py`` says when it passes.
+
+Failed binds are counted (``throttle``). Whether an account has to wait at an address is asked before the cache, because
+a cache that answers right guesses is as good as the core for guessing.
+
+``refusals.REFUSALS`` is the one table of everything that is not a success. Success is stated in one place,
+``_granted``, which alone makes an answer with an identity; a cached identity was put there by the same place that read
+``Passed``. Whatever else happens, an exception included, is a refusal.
 
 Unknown users and wrong passwords take the same way: both run the flow, and the core answers both alike.
 """
@@ -14,34 +20,31 @@ Unknown users and wrong passwords take the same way: both run the flow, and the 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import datetime
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from common import logs, metrics
-from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Reason, Unavailable
-from outposts.ldap import controls
+from common import client_certificate, logs, metrics
+from common.client_certificate import ClientCertificate
+from common.flow import split_code
+from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Unavailable
+from common.tls import CertificateError
+from outposts.ldap import controls, sasl, throttle
 from outposts.ldap.bind_cache import BindCache, Lifetimes
-from outposts.ldap.dn import DN, DNError
+from outposts.ldap.bind_names import find_certificate_user, find_sasl_user, find_user
 from outposts.ldap.entries import Kind
 from outposts.ldap.messages import BindRequest, Sasl, Simple
-from outposts.ldap.providers import Provider, Providers, ProviderSettings
+from outposts.ldap.providers import Providers, ProviderSettings
+from outposts.ldap.refusals import REFUSALS, UNKNOWN_DENIAL, UNKNOWN_FAILURE, Refusal
 from outposts.ldap.rfc import LDAP_VERSION, ResultCode
 from outposts.ldap.search import Viewer
 
 log = logs.get_logger("ldap.auth")
 
-# Mechanisms that would be understood on an encrypted connection; RFC 4513 §5.2 leaves the choice to the server.
-SASL_MECHANISMS: frozenset[str] = frozenset()
-# Named in RFC 4513 and wanted by clients; on a plain connection the useful answer is to encrypt first.
-SASL_WANTS_TLS = frozenset({"PLAIN", "EXTERNAL"})
-
 LOGOUTS_AT_ONCE = 2  # a core hashes and signs on few processors: log-outs must not push logins aside
 MAX_LOGOUTS_WAITING = 1000  # beyond that the core lets the session end by itself
-
-# A name that is no DN but one of the other forms people type: alice, alice@example.org, EXAMPLE\alice.
-PLAIN_NAME = re.compile(r"[^\s,=+<>#;\"]+")
 
 
 class LoginPort(Protocol):
@@ -56,10 +59,11 @@ class LoginPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is asking: address (PROXY header applied) and whether the connection is encrypted."""
+    """Who is asking: address (PROXY header applied), whether the connection is encrypted, the client's certificate."""
 
     client_ip: str
     encrypted: bool = False
+    certificate: ClientCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,59 +85,11 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """One way to say no: code, value of the metric's ``reason`` label, text for clients, never about credentials."""
-
-    code: ResultCode
-    label: str
-    diagnostic: str = ""
-
-
-CORE_SILENT = "the identity core does not answer"
-
-# Reason → answer. The labels no_provider, flow_error, invalid_credentials and access_denied are the reference's; the
-# others are ours. The first part is decided here, the rest by the login (``common.outcomes.Reason``).
-REFUSALS: Mapping[str, Refusal] = {
-    "version": Refusal(ResultCode.PROTOCOL_ERROR, "version", "only LDAP version 3 is spoken"),
-    "method": Refusal(ResultCode.AUTH_METHOD_NOT_SUPPORTED, "method", "only simple authentication is offered"),
-    "mechanism": Refusal(ResultCode.AUTH_METHOD_NOT_SUPPORTED, "method", "SASL mechanism not supported"),
-    "mechanism_without_tls": Refusal(ResultCode.CONFIDENTIALITY_REQUIRED, "tls_required", "start TLS first"),
-    "tls_required": Refusal(ResultCode.CONFIDENTIALITY_REQUIRED, "tls_required", "start TLS first"),
-    "critical_control": Refusal(ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "critical_control"),
-    "control": Refusal(ResultCode.PROTOCOL_ERROR, "control", "a control twice, or with a broken value"),
-    "anonymous": Refusal(ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "no_provider"),
-    "empty_password": Refusal(ResultCode.UNWILLING_TO_PERFORM, "empty_password", "a password is required"),
-    "garbage_dn": Refusal(ResultCode.INVALID_DN_SYNTAX, "invalid_dn", "the name is not a DN"),
-    "no_provider": Refusal(ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "no_provider"),
-    "no_user_name": Refusal(ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "no_provider"),
-    "empty_user_name": Refusal(ResultCode.INVALID_CREDENTIALS, "invalid_credentials"),
-    "password_not_text": Refusal(ResultCode.INVALID_CREDENTIALS, "invalid_credentials"),
-    "session_ended": Refusal(ResultCode.UNAVAILABLE, "session_ended", "the session ended during the bind"),
-    "unexpected": Refusal(ResultCode.OTHER, "internal", "internal error"),
-    Reason.INVALID_CREDENTIALS: Refusal(ResultCode.INVALID_CREDENTIALS, "invalid_credentials"),
-    Reason.ACCESS_DENIED: Refusal(ResultCode.INSUFFICIENT_ACCESS_RIGHTS, "access_denied"),
-    Reason.FLOW_DENIED: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
-    Reason.FLOW_RESTARTED: Refusal(ResultCode.INVALID_CREDENTIALS, "invalid_credentials"),
-    Reason.PASSWORD_NOT_ASKED: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
-    Reason.NOT_AUTHENTICATED: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
-    Reason.UNSUPPORTED_CHALLENGE: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
-    Reason.NO_AUTHENTICATOR: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
-    Reason.TOO_DEEP: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
-    Reason.CORE_UNAVAILABLE: Refusal(ResultCode.UNAVAILABLE, "core_unavailable", CORE_SILENT),
-    Reason.DEADLINE: Refusal(ResultCode.UNAVAILABLE, "core_unavailable", CORE_SILENT),
-    Reason.CORE_REFUSED: Refusal(ResultCode.UNAVAILABLE, "core_unavailable", CORE_SILENT),
-    Reason.FLOW_ERROR: Refusal(ResultCode.UNAVAILABLE, "flow_error", CORE_SILENT),
-    Reason.NONSENSE: Refusal(ResultCode.UNAVAILABLE, "core_unavailable", CORE_SILENT),
-    Reason.INTERNAL: Refusal(ResultCode.OTHER, "internal", "internal error"),
-}
-# For reasons that a newer login part may bring: by the class of the outcome, never a success.
-UNKNOWN_DENIAL = Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error")
-UNKNOWN_FAILURE = Refusal(ResultCode.UNAVAILABLE, "core_unavailable", CORE_SILENT)
-
-
-@dataclass(frozen=True, slots=True)
 class BindAnswer:
-    """The answer to a bind. ``reason`` is empty exactly when ``identity`` is there and the code is success."""
+    """The answer to a bind. ``reason`` is empty exactly when ``identity`` is there and the code is success.
+
+    For the log: ``stage`` and ``message`` are the core's words for a refusal; ``username``: whom a SASL message named.
+    """
 
     code: ResultCode
     identity: Identity | None = None
@@ -142,6 +98,9 @@ class BindAnswer:
     diagnostic: str = ""
     provider: ProviderSettings | None = None
     cached: bool = False
+    stage: str = ""
+    message: str = field(default="", repr=False)
+    username: str = ""
 
     def __post_init__(self) -> None:
         if (self.code == ResultCode.SUCCESS) != (self.identity is not None):
@@ -163,7 +122,10 @@ def refused(reason: str, provider: ProviderSettings | None = None, unknown: Refu
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A bind that needs a verdict: provider, user name for the flow, normalised name, password."""
+    """A bind that needs a verdict: provider, user name for the flow, normalised name, password or certificate.
+
+    ``authorization_id`` is whom a SASL message asks to be; ``sasl`` whether it was one.
+    """
 
     provider: ProviderSettings
     username: str
@@ -171,6 +133,15 @@ class Question:
     password: str = field(repr=False)
     client_ip: str
     digest: bytes = field(repr=False)
+    sasl: bool = False
+    authorization_id: str = ""
+    certificate: ClientCertificate | None = None
+    certificate_trusted: bool = False
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the bind cache may know it: passwords only."""
+        return self.provider.bind_cached and self.certificate is None
 
 
 @dataclass(slots=True)
@@ -186,6 +157,7 @@ class Authenticator:
     """Answers binds. One per process; the bind cache outlives refreshes because it is keyed by provider pk.
 
     ``in_use(identity)`` says whether any connection rests on the identity's session; ``now()`` is unix seconds.
+    ``sleep`` takes seconds.
     """
 
     def __init__(
@@ -196,12 +168,15 @@ class Authenticator:
         now: Callable[[], float],
         in_use: Callable[[Identity], bool] = lambda identity: False,
         unbind_flow: Callable[[int], str | None] = lambda provider_pk: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._login = login
         self._cache = cache
         self._now = now
         self._in_use = in_use
         self._unbind_flow = unbind_flow
+        self._sleep = sleep
+        self.throttle = throttle.Throttle(os.urandom(throttle.KEY_SIZE))
         self._flights: dict[tuple[bytes, str], _Flight] = {}
         self._cache_hits = metrics.bind_cache_lookups.labels("hit")
         self._cache_misses = metrics.bind_cache_lookups.labels("miss")
@@ -214,8 +189,10 @@ class Authenticator:
             question = self.examine(request, peer, providers)
             if isinstance(question, BindAnswer):
                 return question
+            if self._account_blocked(question):
+                return refused("account_busy", question.provider)
             known = self._remembered(question)
-            return None if known is None else _granted(known, question.provider, cached=True)
+            return None if known is None else self._answer_for(question, known, cached=True)
         except Exception:
             log.exception("bind failed unexpectedly", client=peer.client_ip)
             return refused("unexpected")
@@ -224,7 +201,10 @@ class Authenticator:
         """Answer one bind (RFC 4511 §4.2). Never raises but for cancellation."""
         try:
             question = self.examine(request, peer, providers)
-            return question if isinstance(question, BindAnswer) else await self._ask(question)
+            if isinstance(question, BindAnswer):
+                return question
+            answer = await self._ask(question)
+            return replace(answer, username=question.username) if question.sasl else answer
         except Exception:
             log.exception("bind failed unexpectedly", client=peer.client_ip)
             return refused("unexpected")
@@ -240,9 +220,7 @@ class Authenticator:
             return refused("critical_control" if critical else "control")
         method = request.authentication
         if isinstance(method, Sasl):
-            mechanism = method.mechanism.upper()
-            wants_tls = mechanism in SASL_WANTS_TLS and not peer.encrypted
-            return refused("mechanism_without_tls" if wants_tls else "mechanism")
+            return self._examine_sasl(method, peer, providers)
         if not isinstance(method, Simple):
             return refused("method")
         if not request.name:
@@ -264,10 +242,106 @@ class Authenticator:
         digest = self._cache.digest(provider.pk, key, method.password)
         return Question(provider, username, key, password, peer.client_ip, digest)
 
+    def _examine_sasl(self, method: Sasl, peer: Peer, providers: Providers) -> Question | BindAnswer:
+        """PLAIN and EXTERNAL; the name in the bind request itself means nothing here (RFC 4511 §4.2)."""
+        mechanism = method.mechanism.upper()
+        if mechanism not in (sasl.PLAIN, sasl.EXTERNAL):
+            return refused("mechanism")
+        if not peer.encrypted:
+            return refused("mechanism_without_tls")
+        if mechanism == sasl.EXTERNAL:
+            return self._examine_external(method, peer, providers)
+        message = sasl.parse_plain(method.credentials)
+        if message is None:
+            return refused("plain_malformed")
+        found = find_sasl_user(message.authentication_id, providers)
+        if isinstance(found, str):
+            return refused(found)
+        provider, username, key = found
+        if message.authorization_id and sasl.name_of(message.authorization_id) is None:
+            return refused("authorization_id", provider)
+        if not username.strip():
+            return refused("empty_user_name", provider)
+        try:
+            password = message.password.decode()
+        except UnicodeDecodeError:
+            return refused("password_not_text", provider)
+        digest = self._cache.digest(provider.pk, key, message.password)
+        return Question(
+            provider,
+            username,
+            key,
+            password,
+            peer.client_ip,
+            digest,
+            sasl=True,
+            authorization_id=message.authorization_id,
+        )
+
+    def _examine_external(self, method: Sasl, peer: Peer, providers: Providers) -> Question | BindAnswer:
+        """Credentials are the authorization identity, or nothing (RFC 4422 appendix A.1)."""
+        try:
+            wanted = (method.credentials or b"").decode()
+        except UnicodeDecodeError:
+            return refused("authorization_id")
+        found = find_certificate_user(wanted, providers)
+        if isinstance(found, str):
+            return refused(found)
+        provider, username = found
+        certificate = peer.certificate
+        if certificate is None:
+            return refused("no_certificate", provider)
+        trusted = False
+        if provider.client_ca:
+            now = datetime.datetime.fromtimestamp(self._now(), datetime.UTC)
+            try:
+                trusted = client_certificate.trusted(certificate, provider.client_ca, now)
+            except CertificateError as error:
+                log.error("client_ca not usable, certificates refused", provider=provider.name, problem=str(error))
+                return refused("issuers_unusable", provider)
+            if not trusted:
+                return refused("certificate_untrusted", provider)
+        # No password is empty, so no other digest can be the same. Shared runs must agree in all that is sent.
+        key = b"\1" + certificate.fingerprint + wanted.encode()
+        return Question(
+            provider,
+            username,
+            key,
+            "",
+            peer.client_ip,
+            self._cache.digest(provider.pk, key, b""),
+            sasl=True,
+            authorization_id=wanted,
+            certificate=certificate,
+            certificate_trusted=trusted,
+        )
+
+    def _attempt(self, question: Question) -> throttle.Attempt:
+        """Whom the throttle counts: a certificate counts for itself, never for the account that it may name."""
+        certificate = question.certificate
+        name = question.username if certificate is None else f"\1{certificate.fingerprint.hex()}"
+        return self.throttle.attempt(question.provider.pk, name, question.client_ip)
+
+    def _account_blocked(self, question: Question) -> bool:
+        """Whether the account has to wait at this address. A bind that a run under way will answer does not guess."""
+        if not len(self.throttle) or (question.digest, question.client_ip) in self._flights:
+            return False
+        blocked = self.throttle.pair_blocked(self._attempt(question), self._now())
+        if blocked:
+            metrics.bind_throttled.labels("account").inc()
+        return blocked
+
+    def _answer_for(self, question: Question, identity: Identity, *, cached: bool) -> BindAnswer:
+        """Success, unless the message asks to be somebody else than the one who authenticated (RFC 4616 §2)."""
+        proved = (question.username, question.key) if question.certificate is None else None
+        if not sasl.same_identity(question.authorization_id, identity.dn, identity.username, proved):
+            return refused("authorization_id", question.provider)
+        return _granted(identity, question.provider, cached=cached)
+
     def _remembered(self, question: Question) -> Identity | None:
         """The identity of a bind that may be answered without asking the core."""
         provider = question.provider
-        known = self._cache.fresh(provider.pk, question.digest, self._now()) if provider.bind_cached else None
+        known = self._cache.fresh(provider.pk, question.digest, self._now()) if question.cacheable else None
         if known is not None:
             self._cache_hits.inc()
         return known
@@ -275,15 +349,24 @@ class Authenticator:
     async def _ask(self, question: Question) -> BindAnswer:
         """The verdict of the cache, of a run under way for the same bind, or of a new run."""
         provider = question.provider
+        if self._account_blocked(question):
+            return refused("account_busy", provider)
         known = self._remembered(question)
         if known is not None:
-            return _granted(known, provider, cached=True)
-        if provider.bind_cached:
+            return self._answer_for(question, known, cached=True)
+        if question.cacheable:
             self._cache_misses.inc()
         flight_key = (question.digest, question.client_ip)
         flight = self._flights.get(flight_key)
         if flight is None:
-            task = asyncio.get_running_loop().create_task(self._run(question, self._cache.mark()))
+            attempt = self._attempt(question)
+            if self.throttle.address_blocked(attempt, self._now()):
+                metrics.bind_throttled.labels("address").inc()
+                if question.cacheable:
+                    self.throttle.fail_pair(attempt, self._now())  # the cache has just said that it was no right guess
+                return refused("address_busy", provider)
+            self.throttle.begin(attempt)
+            task = asyncio.get_running_loop().create_task(self._counted(question, attempt, self._cache.mark()))
             flight = self._flights[flight_key] = _Flight(task, self._cache.mark())
             task.add_done_callback(lambda done: self._landed(flight_key, done))
         flight.waiting += 1
@@ -294,10 +377,12 @@ class Authenticator:
             if flight.waiting == 0 and flight.task.done():
                 # When the connections had their turn to note the identity, see whether anybody did.
                 asyncio.get_running_loop().call_soon(self._release_result, flight.task)
+        if answer.identity is None:
+            return answer
         # The session may have ended between the end of the run and this waiter's turn.
-        if answer.identity is not None and self._cache.session_ended_since(answer.identity, flight.mark):
+        if self._cache.ended_since(answer.identity, flight.mark):
             return refused("session_ended", provider)
-        return answer
+        return self._answer_for(question, answer.identity, cached=answer.cached)
 
     def _landed(self, flight_key: tuple[bytes, str], task: asyncio.Task[BindAnswer]) -> None:
         flight = self._flights.pop(flight_key)
@@ -308,8 +393,21 @@ class Authenticator:
         if not task.cancelled() and task.exception() is None and (identity := task.result().identity) is not None:
             self.release(identity)
 
-    async def _run(self, question: Question, mark: int) -> BindAnswer:
-        """One flow run, and what it means for the cache."""
+    async def _counted(self, question: Question, attempt: throttle.Attempt, mark: int) -> BindAnswer:
+        """One flow run, delayed if the account is under attack, and its outcome counted."""
+        failed: bool | None = None
+        try:
+            delay_s = self.throttle.delay_s(attempt, self._now())
+            if delay_s:
+                metrics.bind_throttled.labels("delayed").inc()
+                await self._sleep(delay_s)
+            answer, failed = await self._run(question, mark)
+            return answer
+        finally:
+            self.throttle.end(attempt, self._now(), failed)
+
+    async def _run(self, question: Question, mark: int) -> tuple[BindAnswer, bool | None]:
+        """One flow run, and what it means for the cache; and whether it failed (None: nobody could tell)."""
         provider = question.provider
         target = LoginTarget(
             protocol="ldap",
@@ -317,20 +415,29 @@ class Authenticator:
             flow_slug=provider.bind_flow_slug,
             application_slug=provider.application_slug,
             mfa_support=provider.mfa_support,
-            remember_me=provider.bind_cached,
+            remember_me=question.cacheable,
             allow_push_only=provider.allow_push_only,
             want_user=True,
         )
-        credentials = Credentials(username=question.username, password=question.password, client_ip=question.client_ip)
+        certificate = question.certificate
+        credentials = Credentials(
+            username=question.username,
+            password=question.password,
+            client_ip=question.client_ip,
+            certificate_pem=certificate.pem if certificate is not None else None,
+            certificate_only=certificate is not None,
+            certificate_trusted=question.certificate_trusted,
+        )
         outcome = await self._login.login(target, credentials)
         now = self._now()
         if isinstance(outcome, Passed):
             if outcome.user_pk is None:
-                return refused("unexpected", provider)
+                return refused("unexpected", provider), None
             identity = _identity(question, outcome, outcome.user_pk)
-            if self._cache.session_ended_since(identity, mark):
-                return refused("session_ended", provider)
-            if provider.bind_cached:
+            if self._cache.ended_since(identity, mark):
+                self.release(identity)
+                return refused("session_ended", provider), None
+            if question.cacheable:
                 lifetimes = Lifetimes(
                     fresh_s=provider.bind_cache_max,
                     fresh_with_code_s=min(provider.bind_cache_max, provider.bind_cache_mfa),
@@ -338,18 +445,22 @@ class Authenticator:
                     max_entries=provider.bind_cache_size,
                 )
                 self._cache.put(question.digest, identity, lifetimes, now, used_code=outcome.used_code, mark=mark)
-            return _granted(identity, provider, cached=False)
+            return _granted(identity, provider, cached=False), False
         if isinstance(outcome, Unavailable):
-            if provider.bind_cached:
+            if question.cacheable:
                 known = self._cache.graced(provider.pk, question.digest, now)
                 if known is not None:
                     metrics.bind_cache_lookups.labels("offline").inc()
                     log.info("core unreachable, cached bind honoured", provider=provider.name)
-                    return _granted(known, provider, cached=True)
-            return refused(outcome.reason, provider, UNKNOWN_FAILURE)
+                    return _granted(known, provider, cached=True), None
+            answer = refused(outcome.reason, provider, UNKNOWN_FAILURE)
+            return replace(answer, message=_without_secrets(outcome.message, question)), None
         # Denied, or an outcome this code does not know: what the cache held is over.
         self._cache.refused(provider.pk, question.digest)
-        return refused(outcome.reason if isinstance(outcome, Denied) else "unexpected", provider)
+        denied = outcome if isinstance(outcome, Denied) else Denied("unexpected")
+        message = _without_secrets(denied.message, question)
+        answer = replace(refused(denied.reason, provider), stage=denied.stage, message=message)
+        return answer, True
 
     def release(self, identity: Identity) -> None:
         """Log a session out on the core, in the background, if nothing rests on it and a flow is configured."""
@@ -383,6 +494,12 @@ class Authenticator:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _without_secrets(message: str, question: Question) -> str:
+    """The core's text for a log line; withheld whole if it quotes what the client sent as a secret."""
+    secrets = {question.password, *split_code(question.password)} - {"", None}
+    return "(withheld: it quotes the password)" if any(secret in message for secret in secrets if secret) else message
+
+
 def _identity(question: Question, passed: Passed, user_pk: int) -> Identity:
     username = passed.username or question.username
     provider = question.provider
@@ -395,61 +512,3 @@ def _identity(question: Question, passed: Passed, user_pk: int) -> Identity:
         session=passed.session,
         viewer=Viewer(user_pk=user_pk, full=passed.has_search_permission),
     )
-
-
-def find_user(name: bytes, providers: Providers) -> tuple[ProviderSettings, str, bytes] | str:
-    """Provider, user name for the flow and normalised name for a bind name; or the reason of a refusal.
-
-    A DN below a provider's base names the user by the first ``cn`` (with ``dn_attribute=uid``: the first ``uid``, else
-    ``cn``) left of the base, wherever it stands; letter case is kept for the flow. With ``bind_names`` a provider also
-    takes plain user names (``username``), addresses that the flow itself resolves (``mail``), and ``user@domain`` where
-    the domain spells the ``dc`` values of its base (``upn``). Plain names that nobody takes are no_provider, other
-    text that is not a DN is garbage.
-    """
-    try:
-        dn = DN.parse(name)
-    except DNError:
-        return _find_plain(name, providers)
-    provider = providers.for_name(dn)
-    if provider is None or "dn" not in provider.settings.bind_names:
-        return "no_provider"
-    settings = provider.settings
-    username = _name_in(dn, settings)
-    return "no_user_name" if username is None else (settings, username, dn.key)
-
-
-def _name_in(dn: DN, settings: ProviderSettings) -> str | None:
-    own = dn.rdns[: len(dn.rdns) - len(settings.base.rdns)]
-    for wanted in ("uid", "cn") if settings.dn_attribute == "uid" else ("cn",):
-        for rdn in own:
-            for ava in rdn:
-                if ava.type == wanted:
-                    return ava.value
-    return None
-
-
-def _find_plain(name: bytes, providers: Providers) -> tuple[ProviderSettings, str, bytes] | str:
-    try:
-        text = name.decode()
-    except UnicodeDecodeError:
-        return "garbage_dn"
-    if not PLAIN_NAME.fullmatch(text):
-        return "garbage_dn"
-    key = b"\0" + text.casefold().encode()  # no DN's key begins so
-    local, at, domain = text.rpartition("@")
-    takers: list[tuple[Provider, str]] = []
-    for provider in providers:
-        forms = provider.settings.bind_names
-        if at and local and "upn" in forms and domain.casefold() == _domain_of(provider.settings.base):
-            takers.append((provider, local))
-        elif ("mail" if at and local and domain else "" if at else "username") in forms:
-            takers.append((provider, text))
-    if not takers:
-        return "no_provider"
-    by_domain = [taker for taker in takers if taker[1] == local]
-    provider, username = (by_domain or takers)[0]  # an own domain tells more; else the core's order decides
-    return provider.settings, username, key
-
-
-def _domain_of(base: DN) -> str:
-    return ".".join(ava.value for rdn in base.rdns for ava in rdn if ava.type == "dc").casefold()

@@ -58,6 +58,8 @@ class ProviderSettings:
     bind_cache_size: int
     offline_grace: float
     allow_push_only: bool
+    client_certificates: bool
+    client_ca: str
 
     def ends_binds_of(self, older: ProviderSettings) -> bool:
         """Whether binds proved under ``older`` no longer count: who may bind, or how, has changed."""
@@ -81,6 +83,8 @@ BIND_FIELDS = (
     "bind_cache_mfa",
     "offline_grace",
     "allow_push_only",
+    "client_certificates",
+    "client_ca",
 )
 # Settings of ours, named as in common/setting_rows.py and as in ProviderSettings.
 EXTRA_FIELDS = (
@@ -94,6 +98,8 @@ EXTRA_FIELDS = (
     "bind_cache_size",
     "offline_grace",
     "allow_push_only",
+    "client_certificates",
+    "client_ca",
 )
 # The same for ``EntryOptions``.
 ENTRY_FIELDS = (

@@ -81,20 +81,20 @@ def test_c35_two_stages() -> None:
         {"component": "ak-stage-identification", "uid_field": "alice"},
         {"component": "ak-stage-password", "password": "pw"},
     ]
-    assert result == Ended(password_accepted=True, to="/")
+    assert result == Ended(password_accepted=True, to="/", named=True)
 
 
 def test_c36_combined_stage() -> None:
     """C36: one answer with both."""
     result, answers = play([both(), redirect()])
     assert body(answers[1]) == {"component": "ak-stage-identification", "uid_field": "alice", "password": "pw"}
-    assert result == Ended(password_accepted=True, to="/")
+    assert result == Ended(password_accepted=True, to="/", named=True)
 
 
 def test_c40_redirect_to_itself() -> None:
     """C40: looked at again three times, then given up; with and without sub-path, query or origin."""
     own = [redirect(PATH), redirect("/auth" + PATH + "?query=x"), redirect("https://h" + PATH)]
-    assert play([both(), *own, redirect()])[0] == Ended(password_accepted=True, to="/")
+    assert play([both(), *own, redirect()])[0] == Ended(password_accepted=True, to="/", named=True)
     result, answers = play([both(), *own, redirect(PATH)])
     assert isinstance(result, Denied)
     assert result.reason == "too_many_steps"
@@ -205,14 +205,14 @@ def test_c49_empty_password_is_sent_and_proves_nothing() -> None:
     solver = Solver.of("alice", ";123456", mfa_support=True)
     result, answers = play([both(), redirect()], solver)
     assert body(answers[1])["password"] == ""
-    assert result == Ended(to="/")
+    assert result == Ended(to="/", named=True)
 
 
 def test_c50_code_alone() -> None:
     """C50: no selection, no push."""
     result, answers = play([both(), second_factor("totp", "duo"), redirect()])
     assert body(answers[2]) == {"component": "ak-stage-authenticator-validate", "code": "123456"}
-    assert result == Ended(password_accepted=True, code_accepted=True, to="/")
+    assert result == Ended(password_accepted=True, code_accepted=True, to="/", named=True)
 
 
 @pytest.mark.parametrize("kind", ["totp", "static", "sms", "email"])
@@ -232,7 +232,7 @@ def test_c51_push() -> None:
         "selected_challenge": {"device_class": "duo", "device_uid": "2", "challenge": {}, "last_used": None},
         "duo": 2,
     }
-    assert result == Ended(password_accepted=True, push_accepted=True, to="/")
+    assert result == Ended(password_accepted=True, push_accepted=True, to="/", named=True)
 
 
 @pytest.mark.parametrize("classes", [("webauthn",), (), ("new",), ("totp",)])
@@ -250,7 +250,7 @@ def test_without_mfa_support_nothing_is_split() -> None:
     assert body(play([both()], solver)[1][1])["password"] == "pw;123456"
     result, answers = play([name_only(), second_factor("totp"), redirect()], solver)
     assert body(answers[2])["code"] == "pw;123456"
-    assert result == Ended(code_accepted=True, to="/")
+    assert result == Ended(code_accepted=True, to="/", named=True)
 
 
 @pytest.mark.parametrize("remember_me", [False, True])
@@ -285,7 +285,7 @@ def test_opening() -> None:
     """The first thing sent is the answer; the end counts as after a GET."""
     result, answers = play([redirect()], opening=True)
     assert body(answers[0]) == {"component": "ak-stage-identification", "uid_field": "alice", "password": "pw"}
-    assert result == Ended(password_accepted=True, to="/")
+    assert result == Ended(password_accepted=True, to="/", named=True)
 
 
 @pytest.mark.parametrize(

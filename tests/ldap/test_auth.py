@@ -11,9 +11,11 @@ import pytest
 
 from common.outcomes import CoreSession, Denied, Outcome, Passed, Reason, Unavailable
 from outposts.ldap import auth
-from outposts.ldap.auth import REFUSALS, BindAnswer, Peer, find_user
+from outposts.ldap.auth import BindAnswer, Peer
+from outposts.ldap.bind_names import find_user
 from outposts.ldap.messages import BindRequest, Control, Sasl, UnknownAuthentication
 from outposts.ldap.providers import Providers
+from outposts.ldap.refusals import REFUSALS
 from outposts.ldap.rfc import ResultCode
 from tests.ldap.binds import ALICE, PEER, B, Desk, b, request, settings, table, until
 
@@ -79,7 +81,8 @@ async def test_03_wrong_password() -> None:
         (11, request(method=Sasl("PLAIN", b"\0alice\0pw")), PEER, 13),
         (11, request(method=Sasl("external")), PEER, 13),
         (11, request(method=Sasl("GSSAPI")), PEER, 7),
-        (12, request(method=Sasl("PLAIN", b"\0alice\0pw")), TLS, 7),
+        (12, request(method=Sasl("GSSAPI", b"\0alice\0pw")), TLS, 7),
+        (12, request(method=Sasl("PLAIN", b"alice\0pw")), TLS, 2),
         (12, request("", method=Sasl("EXTERNAL", b"dn:" + ALICE.encode())), TLS, 7),
         (0, request(method=UnknownAuthentication(0x89)), TLS, 7),
         (0, request(password=b"\xff\xfe"), PEER, 49),
