@@ -115,6 +115,12 @@ async def bound(room: Room, **what: Any) -> tuple[Connection, Paper]:
     return connection, paper
 
 
+async def heard(connection: Connection, paper: Paper) -> list[Response]:
+    """What was written, when everything that is due is."""
+    await until(lambda: connection.outstanding == 0)
+    return paper.take()
+
+
 def cancel(message_id: int, wanted: int) -> ExtendedRequest:
     """RFC 3909."""
     return ExtendedRequest(message_id, Extension.CANCEL, encode_cancel(wanted))
@@ -134,15 +140,15 @@ async def test_a_replica_over_a_connection() -> None:
     connection, paper = await bound(room)
     request = search_request(2, B, 2, controls=(replica.control(RP),))
     say(connection, request)
-    replica.hear(paper.take())
+    replica.hear(await heard(connection, paper))
     assert replica.content == truth(room.snapshot, request, FULL)
     assert (connection.outstanding, connection.following) == (0, 1)
     for number in range(2):
         room.change(number)
-        replica.hear(paper.take())
+        replica.hear(await heard(connection, paper))
         assert replica.content == truth(room.snapshot, request, FULL)
         say(connection, search_request(7, ALICE, 0))
-        assert ends(paper.take()) == [(7, 0)]
+        assert ends(await heard(connection, paper)) == [(7, 0)]
     room.offer()
     assert paper.data == b""
 
@@ -153,7 +159,7 @@ async def test_refresh_only_ends_with_its_control() -> None:
     connection, paper = await bound(room)
     for expected in ({"add": 17}, {}):
         say(connection, search_request(2, B, 2, controls=(replica.control(RO),)))
-        replica.hear(paper.take())
+        replica.hear(await heard(connection, paper))
         assert (replica.code, replica.counts) == (0, expected)
     assert connection.following == 0
     assert room.witness.seen[-2:] == [("search", 0)] * 2
@@ -166,7 +172,7 @@ async def test_persistent_search_over_a_connection() -> None:
     say(connection, search_request(2, B, 2, "(cn=new0)", controls=(persistent(),)))
     assert paper.data == b""
     room.change()
-    assert [type(message) for message in paper.take()] == [SearchEntry, SearchEntry]
+    assert [type(message) for message in (await heard(connection, paper))] == [SearchEntry, SearchEntry]
 
 
 @pytest.mark.parametrize("how", ["abandon", "cancel", "bind", "unbind", "lost", "finish"])
@@ -176,17 +182,17 @@ async def test_every_way_to_stop(how: str) -> None:
     connection, paper = await bound(room)
     say(connection, search_request(2, B, 2, controls=(sync(),)))
     assert len(room.desk.searches.feeds) == 1
-    paper.take()
+    (await heard(connection, paper))
     if how == "abandon":
         say(connection, AbandonRequest(3, 2))
         assert paper.data == b""
     elif how == "cancel":
         say(connection, cancel(3, 2))
-        assert ends(paper.take()) == [(2, ResultCode.CANCELED), (3, 0)]
+        assert ends(await heard(connection, paper)) == [(2, ResultCode.CANCELED), (3, 0)]
     elif how == "bind":
         say(connection, bind_request(3))
         await until(lambda: paper.data)
-        assert ends(paper.take()) == [(3, 0)]
+        assert ends(await heard(connection, paper)) == [(3, 0)]
     elif how == "unbind":
         say(connection, UnbindRequest(3))
         connection.lost()
@@ -194,7 +200,7 @@ async def test_every_way_to_stop(how: str) -> None:
         connection.lost()
     else:
         connection.finish(ResultCode.UNAVAILABLE, "session ended")
-        assert ends(paper.take()) == [(0, ResultCode.UNAVAILABLE)]
+        assert ends(await heard(connection, paper)) == [(0, ResultCode.UNAVAILABLE)]
         connection.lost()
     assert len(room.desk.searches.feeds) == 0
     assert connection.following == 0
@@ -209,7 +215,7 @@ async def test_the_message_id_of_a_stopped_search_is_free() -> None:
     for _ in range(3):
         say(connection, search_request(2, B, 2, controls=(sync(),)))
         say(connection, cancel(3, 2))
-    assert ends(paper.take()) == [(2, ResultCode.CANCELED), (3, 0)] * 3
+    assert ends(await heard(connection, paper)) == [(2, ResultCode.CANCELED), (3, 0)] * 3
 
 
 async def test_a_client_that_does_not_read_gets_the_latest_when_it_does() -> None:
@@ -218,14 +224,14 @@ async def test_a_client_that_does_not_read_gets_the_latest_when_it_does() -> Non
     connection, paper = await bound(room)
     request = search_request(2, B, 2, controls=(replica.control(RP),))
     say(connection, request)
-    replica.hear(paper.take())
+    replica.hear(await heard(connection, paper))
     connection.blocked()
     for number in range(3):
         room.change(number)
     assert paper.data == b""
     replica.counts.clear()
     connection.unblocked()
-    replica.hear(paper.take())
+    replica.hear(await heard(connection, paper))
     assert replica.content == truth(room.snapshot, request, FULL)
     assert replica.counts == {"add": 2}
 
@@ -238,7 +244,7 @@ async def test_a_large_refresh_takes_turns_and_can_be_stopped() -> None:
     say(connection, search_request(2, B, 2, controls=(sync(),)))
     assert (paper.data, connection.outstanding, connection.following) == (b"", 1, 1)
     say(connection, cancel(3, 2))
-    assert ends(paper.take()) == [(2, ResultCode.CANCELED), (3, 0)]
+    assert ends(await heard(connection, paper)) == [(2, ResultCode.CANCELED), (3, 0)]
     assert (connection.outstanding, len(room.desk.searches.feeds)) == (0, 0)
     connection.unblocked()
     assert paper.data == b""
@@ -249,12 +255,12 @@ async def test_a_search_that_breaks_down_stops_following() -> None:
     room = Office()
     connection, paper = await bound(room)
     say(connection, search_request(2, B, 2, controls=(sync(),)))
-    paper.take()
+    (await heard(connection, paper))
     feed = room.desk.searches.feeds.of(1)
     assert feed is not None
     feed.log.since = None  # type: ignore[method-assign,assignment]
     room.change()
-    assert ends(paper.take()) == [(2, ResultCode.OTHER)]
+    assert ends(await heard(connection, paper)) == [(2, ResultCode.OTHER)]
     assert len(room.desk.searches.feeds) == 0
 
 
@@ -269,16 +275,16 @@ async def test_limits_of_a_connection_and_of_the_process() -> None:
     first, paper = await bound(room)
     for number in range(3):
         say(first, search_request(2 + number, ALICE, 0, controls=(sync(),)))
-    assert ends(paper.take()) == [(4, ResultCode.ADMIN_LIMIT_EXCEEDED)]
+    assert ends(await heard(first, paper)) == [(4, ResultCode.ADMIN_LIMIT_EXCEEDED)]
     say(first, search_request(9, ALICE, 0, controls=(sync(RO),)))
-    assert ends(paper.take()) == [(9, 0)]
+    assert ends(await heard(first, paper)) == [(9, 0)]
     second, paper = await bound(room)
     for number in range(2):
         say(second, search_request(2 + number, ALICE, 0, controls=(persistent(),)))
-    assert ends(paper.take()) == [(3, ResultCode.ADMIN_LIMIT_EXCEEDED)]
+    assert ends(await heard(second, paper)) == [(3, ResultCode.ADMIN_LIMIT_EXCEEDED)]
     first.lost()
     say(second, search_request(4, ALICE, 0, controls=(persistent(),)))
-    assert ends(paper.take()) == []
+    assert ends(await heard(second, paper)) == []
 
 
 async def test_waiting_searches_do_not_use_up_requests() -> None:
@@ -315,10 +321,10 @@ async def test_direct_mode_refuses_what_is_critical(control: Any) -> None:
     room = Room(mode="direct")
     connection, paper = await bound(room)
     say(connection, search_request(2, B, 2, controls=(control(),)))
-    assert ends(paper.take()) == [(2, ResultCode.UNAVAILABLE_CRITICAL_EXTENSION)]
+    assert ends(await heard(connection, paper)) == [(2, ResultCode.UNAVAILABLE_CRITICAL_EXTENSION)]
     say(connection, search_request(3, B, 2, controls=(control(critical=False),)))
     await until(lambda: paper.data)
-    messages = paper.take()
+    messages = await heard(connection, paper)
     assert ends(messages) == [(3, 0)]
     assert len(messages) == 18
     assert all(message.controls == () for message in messages)
@@ -346,7 +352,7 @@ async def test_what_is_refused(controls: tuple[Control, ...], base: str, code: i
     room = Office()
     connection, paper = await bound(room)
     say(connection, search_request(2, base, 0, controls=controls))
-    assert ends(paper.take()) == [(2, code)]
+    assert ends(await heard(connection, paper)) == [(2, code)]
     assert len(room.desk.searches.feeds) == 0
     assert paper.acts == []
 
@@ -356,7 +362,7 @@ async def test_strict_mode_says_that_there_is_no_such_base() -> None:
     room = Office(extra={"strict": True})
     connection, paper = await bound(room)
     say(connection, search_request(2, f"cn=nobody,ou=users,{b}", 2, controls=(sync(),)))
-    (answer,) = paper.take()
+    (answer,) = await heard(connection, paper)
     assert (answer.code, answer.matched_dn.lower()) == (32, f"ou=users,{b}".encode())  # type: ignore[union-attr]
 
 
@@ -366,13 +372,13 @@ async def test_nobody_follows_without_a_bind_or_elsewhere() -> None:
     connection, paper = connect(room)
     for control in (sync(), sync(critical=False)):
         say(connection, search_request(2, B, 2, controls=(control,)))
-        assert ends(paper.take()) == [(2, 50)]
+        assert ends(await heard(connection, paper)) == [(2, 50)]
     connection, paper = await bound(room)
     from tests.ldap.binds import settings
 
     room.desk.providers = Providers([room.desk.providers.all[0], Provider(settings(2, "dc=other"))])
     say(connection, search_request(2, "dc=other", 2, controls=(sync(),)))
-    assert ends(paper.take()) == [(2, 50)]
+    assert ends(await heard(connection, paper)) == [(2, 50)]
 
 
 async def test_a_viewer_without_the_search_right_follows_what_it_sees() -> None:
@@ -382,7 +388,7 @@ async def test_a_viewer_without_the_search_right_follows_what_it_sees() -> None:
     connection, paper = await bound(room)
     request = search_request(2, B, 2, controls=(replica.control(RP),))
     say(connection, request)
-    replica.hear(paper.take())
+    replica.hear(await heard(connection, paper))
     assert replica.content == truth(room.snapshot, request, Viewer(1, False))
     assert replica.counts == {"add": 8}
     room.change()
@@ -396,7 +402,7 @@ async def test_before_the_first_load() -> None:
     room.offer()
     connection, paper = await bound(room)
     say(connection, search_request(2, B, 2, controls=(sync(),)))
-    assert ends(paper.take()) == [(2, ResultCode.UNAVAILABLE)]
+    assert ends(await heard(connection, paper)) == [(2, ResultCode.UNAVAILABLE)]
 
 
 @pytest.mark.parametrize(("mode", "there"), [("cached", True), ("direct", False)])
@@ -404,7 +410,7 @@ async def test_advertised_where_it_works(mode: str, there: bool) -> None:
     """supportedControl of a direct provider names none of them; Cancel works everywhere."""
     connection, paper = await bound(Room(mode=mode))
     say(connection, search_request(2, "", 0))
-    entry = paper.take()[0]
+    entry = (await heard(connection, paper))[0]
     assert isinstance(entry, SearchEntry)
     values = {item.description: set(item.values) for item in entry.attributes}
     for oid in (ControlOid.SYNC_REQUEST, ControlOid.SYNC_STATE, ControlOid.SYNC_DONE, ControlOid.PERSISTENT_SEARCH):
@@ -423,7 +429,13 @@ async def test_cancel_of_searches_and_compares_that_wait_for_the_core() -> None:
     connection, paper = await bound(room)
     say(connection, search_request(2, ALICE, 0), CompareRequest(3, ALICE.encode(), b"cn", b"alice"))
     say(connection, cancel(4, 2), cancel(5, 3), cancel(6, 2))
-    assert ends(paper.take()) == [(2, 118), (4, 0), (3, 118), (5, 0), (6, ResultCode.NO_SUCH_OPERATION)]
+    assert ends(await heard(connection, paper)) == [
+        (2, 118),
+        (4, 0),
+        (3, 118),
+        (5, 0),
+        (6, ResultCode.NO_SUCH_OPERATION),
+    ]
     room.core.gate.set()
     await until(lambda: connection.outstanding == 0)
     assert paper.data == b""
@@ -437,7 +449,7 @@ async def test_a_request_that_is_given_up_before_it_began_leaves_nothing() -> No
     await until(lambda: connection.outstanding == 0)
     say(connection, search_request(2, ALICE, 0), cancel(3, 2))
     await until(lambda: connection.outstanding == 0)
-    assert ends(paper.take()) == [(2, 118), (3, 0)]
+    assert ends(await heard(connection, paper)) == [(2, 118), (3, 0)]
     assert room.core.asked == 0
 
 
@@ -455,7 +467,7 @@ async def test_cancel_of_nothing(value: bytes | None, code: ResultCode) -> None:
     """An unknown id, its own, none."""
     connection, paper = await bound(Room())
     say(connection, ExtendedRequest(5, Extension.CANCEL, value))
-    assert ends(paper.take()) == [(5, code)]
+    assert ends(await heard(connection, paper)) == [(5, code)]
 
 
 # -- the service -----------------------------------------------------------------------------------------------------
@@ -465,7 +477,7 @@ async def followed(request: SearchRequest, connection: Connection, paper: Paper,
     """Start following, and hear the refresh."""
     say(connection, request)
     await until(lambda: paper.data)
-    replica.hear(paper.take())
+    replica.hear(await heard(connection, paper))
     assert replica.refreshed
 
 
@@ -480,13 +492,13 @@ async def test_the_service_tells_followers_what_a_load_changed() -> None:
         at.api.user_records.append(factories.user(77, "zoe"))
         await at.service.apply(configuration(provider()))
         await until(lambda: paper.data)
-        replica.hear(paper.take())
+        replica.hear(await heard(connection, paper))
         (only,) = at.service.desk.providers
         assert only.snapshot is not None
         assert replica.content == truth(only.snapshot, request, FULL)
         # the provider is asked directly from now on
         await at.service.apply(configuration(provider(search_mode="direct")))
-        replica.hear(paper.take())
+        replica.hear(await heard(connection, paper))
         assert replica.code == ResultCode.SYNC_REFRESH_REQUIRED
 
 
@@ -499,11 +511,11 @@ async def test_cookies_survive_a_restart(tmp_path: Any) -> None:
             await at.service.apply(configuration(provider()))
             connection, paper = await at.bound()
             say(connection, search_request(2, B, 2, controls=(replica.control(RO),)))
-            replica.hear(paper.take())
+            replica.hear(await heard(connection, paper))
             assert (replica.code, replica.counts) == (0, counts)
             await at.service.apply(configuration(provider()))
             say(connection, search_request(2, B, 2, controls=(replica.control(RO),)))
-            replica.hear(paper.take())
+            replica.hear(await heard(connection, paper))
             assert (replica.code, replica.counts) == (0, {})
 
 
@@ -522,7 +534,7 @@ async def test_a_comparison_that_breaks_down_makes_followers_begin_anew(monkeypa
         at.api.user_records.append(factories.user(77, "zoe"))
         await at.service.apply(configuration(provider()))
         await until(lambda: paper.data)
-        replica.hear(paper.take())
+        replica.hear(await heard(connection, paper))
         assert replica.code == ResultCode.SYNC_REFRESH_REQUIRED
 
 
