@@ -128,7 +128,18 @@ class _Job:
     def run(self) -> Steps:
         snapshot, controls = self._snapshot, self._controls
         keys: tuple[Key, ...] = ()
-        if controls.sort is not None:
+        position: Position | None = None
+        if controls.paged is not None and controls.paged.cookie:
+            try:
+                position = self._cookies.read(self._query, controls.paged.cookie)
+            except CookieError as error:
+                return self._refused(ResultCode.UNWILLING_TO_PERFORM, str(error))
+            if not self._still_numbered(position):
+                return self._refused(ResultCode.UNWILLING_TO_PERFORM, "the directory was built anew, start again")
+            keys = position.keys  # as they were for the first page, whatever attributes there are by now
+        if controls.sort is not None and keys:
+            self._answer_sort(ResultCode.SUCCESS)
+        elif controls.sort is not None:
             try:
                 keys = sorting.resolve(snapshot, controls.sort)
             except SortError as error:
@@ -138,14 +149,16 @@ class _Job:
                 if "sort" in controls.critical:
                     return self._refused(ResultCode.UNAVAILABLE_CRITICAL_EXTENSION, "cannot sort by these keys")
             else:
-                self._answer_sort(ResultCode.SUCCESS)
+                if position is not None:
+                    keys = ()  # the listing began without order
+                self._answer_sort(ResultCode.SUCCESS if keys else ResultCode.OTHER)
         if controls.view is not None and controls.sort is None:
             return self._view_error(ResultCode.SORT_CONTROL_MISSING)
         found = matches(snapshot, self._request.filter) & self._scope
         if controls.subentries is True:
             found = BitMap()
         if controls.paged is not None:
-            return (yield from self._page(found, keys, controls.paged))
+            return (yield from self._page(found, keys, controls.paged, position))
         if not keys:
             return self._whole(found)
         numbers = yield from self._sorted(found, keys)
@@ -187,16 +200,11 @@ class _Job:
 
     # -- pages -------------------------------------------------------------------------------------------------------
 
-    def _page(self, found: BitMap, keys: tuple[Key, ...], paged: paging.PagedRequest) -> Steps:
+    def _page(
+        self, found: BitMap, keys: tuple[Key, ...], paged: paging.PagedRequest, position: Position | None
+    ) -> Steps:
         total = len(found)
-        position: Position | None = None
-        if paged.cookie:
-            try:
-                position = self._cookies.read(self._query, paged.cookie)
-            except CookieError as error:
-                return self._refused(ResultCode.UNWILLING_TO_PERFORM, str(error))
-            if not self._still_numbered(position):
-                return self._refused(ResultCode.UNWILLING_TO_PERFORM, "the directory was built anew, start again")
+        sorted_by = keys
         if paged.size == 0:
             # With a cookie the client gives up the listing, without one it wants the count.
             self._answer_page(total, b"")
@@ -227,7 +235,7 @@ class _Job:
         cookie = b""
         if more:
             values = sorting.values_of(self._snapshot, page[-1], keys)
-            cookie = self._cookies.write(self._query, Position(page[-1], self._uuid(page[-1]), values, sent))
+            cookie = self._cookies.write(self._query, Position(page[-1], self._uuid(page[-1]), sorted_by, values, sent))
         self._answer_page(total, cookie)
         return self._entries(ResultCode.SUCCESS, page)
 

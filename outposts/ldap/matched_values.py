@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from outposts.ldap import filters
 from outposts.ldap.ber import ProtocolError, encode_octets, expect, header, integer, octets, tlv
+from outposts.ldap.dn import fold, prepare
 from outposts.ldap.evaluation import RULES, prepare_part
 from outposts.ldap.filters import (
     Approx,
@@ -120,12 +121,18 @@ def matches(schema: Schema, kind: AttributeType, value: bytes, item: Filter) -> 
 
 def _extensible(kind: AttributeType, own: bytes, value: bytes, item: Extensible) -> bool:
     """In-chain matching is about entries that lead to others, not about a value: it matches none."""
-    wanted = SYNTAXES[kind.syntax].normalise(item.value)
     meaning, letters = ("equal", kind.syntax) if item.rule is None else RULES.get(item.rule, ("", ""))
-    if wanted is None or kind.syntax not in letters:
+    if kind.syntax not in letters:
         return False
-    if meaning == "exact":
-        return b" ".join(value.split()) == b" ".join(item.value.split())
+    if meaning in ("exact", "ignore"):
+        form = prepare if meaning == "exact" else fold
+        try:
+            return form(value.decode()) == form(item.value.decode())
+        except UnicodeError:
+            return False
+    wanted = SYNTAXES[kind.syntax].normalise(item.value)
+    if wanted is None:
+        return False
     if meaning in ("bit_and", "bit_or"):
         mask = integer_of(wanted)
         bits = integer_of(own) & mask

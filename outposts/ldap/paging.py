@@ -22,6 +22,7 @@ from common.errors import OutpostError
 from outposts.ldap.ber import ProtocolError, encode_integer, encode_octets, expect, integer, octets, sequence, skip_rest
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.rfc import MAX_INT, SEQUENCE
+from outposts.ldap.sorting import Key
 
 MAC_SIZE: Final = 16
 """Bytes. 128 bits cannot be guessed over a connection."""
@@ -70,7 +71,8 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
 
     number: int  # of the last entry sent
     uuid: bytes  # its entryUUID
-    values: tuple[bytes | None, ...]  # its sort keys
+    keys: tuple[Key, ...]  # what the listing is sorted by; empty when it is not, or cannot be
+    values: tuple[bytes | None, ...]  # the entry's values of these, and its name where numbers do not last
     sent: int  # entries so far, all pages together
 
 

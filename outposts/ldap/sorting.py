@@ -23,8 +23,10 @@ from pyroaring import BitMap
 from outposts.ldap.ber import ProtocolError, boolean, encode_enumerated, expect, octets, sequence, skip_rest, tlv
 from outposts.ldap.directory import KIND_SHIFT, OPERATIONAL, RDN, SLOT_MASK, Snapshot
 from outposts.ldap.entries import Kind
+from outposts.ldap.evaluation import RULES
 from outposts.ldap.filters import attribute_description
-from outposts.ldap.rfc import SEQUENCE, MatchingRule, ResultCode
+from outposts.ldap.rfc import SEQUENCE, ResultCode
+from outposts.ldap.syntaxes import SYNTAXES
 
 MAX_KEYS: Final = 10
 """Sort keys of one request. Clients send one or two; each further one costs a pass."""
@@ -48,13 +50,12 @@ ORDERS_KEPT: Final = 16
 ORDER_ENTRIES_KEPT: Final = 2_000_000
 """Sorted results remembered per snapshot, so that pages and list views sort once: so many, 4 bytes per entry."""
 
-SORT_RULES: Final[dict[str, frozenset[str]]] = {
-    "S": frozenset(MatchingRule.CASE_IGNORE_ORDERING),
-    "I": frozenset(MatchingRule.INTEGER_ORDERING),
-    "G": frozenset(MatchingRule.GENERALIZED_TIME_ORDERING),
-    "U": frozenset(("1.3.6.1.1.16.3", "uuidorderingmatch")),
+ORDERING_RULES: Final[dict[str, str]] = {
+    **{rule: letters for rule, (meaning, letters) in RULES.items() if meaning == "less"},
+    "1.3.6.1.1.16.3": "U",
+    "uuidorderingmatch": "U",  # RFC 4530 §2.3
 }
-"""Syntax letter → names of its ordering rule. A syntax that is not here has no order."""
+"""Names of ordering rules → letters of the syntaxes that they order."""
 
 Steps = Generator[None, None, "array[int]"]
 Numbers = Sequence[int]
@@ -127,8 +128,11 @@ def resolve(snapshot: Snapshot, keys: Sequence[SortKey]) -> tuple[Key, ...]:
         kind = None if description is None else snapshot.schema.types.get(description)
         if kind is None:
             raise SortError(ResultCode.NO_SUCH_ATTRIBUTE, key.attribute)
-        rules = SORT_RULES.get(kind.syntax)
-        if rules is None or (key.rule is not None and key.rule not in rules):
+        if key.rule is None:
+            sortable = SYNTAXES[kind.syntax].ordering is not None
+        else:
+            sortable = kind.syntax in ORDERING_RULES.get(key.rule, "")
+        if not sortable:
             raise SortError(ResultCode.INAPPROPRIATE_MATCHING, key.attribute)
         name = kind.names[0].lower()
         if name in (row.name for row in found):
@@ -150,6 +154,8 @@ def least(snapshot: Snapshot, number: int, name: str) -> bytes | None:
     kind, slot = Kind(number >> KIND_SHIFT), number & SLOT_MASK
     if name == RDN:
         return None if kind == Kind.FIXED else _name_of(snapshot, number)
+    if name not in snapshot.schema.types:
+        return None  # an attribute that no entry has any more
     normalise = snapshot.schema.syntax(name).normalise
     if name in OPERATIONAL:
         return normalise(snapshot.operational_value(kind, slot, name))
@@ -207,7 +213,7 @@ class _Sorter:
             out.extend(members.to_array())
             return
         key = self._keys[level]
-        if len(members) <= min(RANKED, max(FEW, _size(self._snapshot, key.name) // DECODE_SHARE)):
+        if not level and len(members) <= min(RANKED, max(FEW, _size(self._snapshot, key.name) // DECODE_SHARE)):
             yield from self._compared(members, level, out)
             return
         if level and len(members) <= RANKED:
@@ -249,6 +255,7 @@ class _Sorter:
             [table.get(number, last) * sign for table, sign in tables]
         )
         out.extend(sorted(members, key=rank))
+        yield
 
     def _rank(self, key: Key, table: dict[int, int]) -> Generator[None, None, None]:
         found = self._found
