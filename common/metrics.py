@@ -80,6 +80,11 @@ connections = Gauge("outposts_connections", "Open client connections.", ("listen
 connections_refused = Counter(
     "outposts_connections_refused_total", "Client connections closed at once.", ("listener", "reason")
 )
+connections_cut = Counter(
+    "outposts_connections_cut_total",
+    "Client connections ended for being slow or silent. reason: handshake, opening, message, reading, idle.",
+    ("reason",),
+)
 protocol_errors = Counter(
     "outposts_protocol_errors_total", "Messages that broke the protocol; their connection was closed.", ("listener",)
 )

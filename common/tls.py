@@ -151,8 +151,12 @@ def self_signed(
     return CertificatePair("", certificate.fingerprint(hashes.SHA256()).hex(":"), certificate_pem, key_pem)
 
 
-def openssl_context(pair: CertificatePair) -> SSL.Context:
-    """A server context for pyOpenSSL (Twisted): TLS 1.2 and up, the whole chain. Raises ``CertificateError``."""
+def openssl_context(pair: CertificatePair, *, ask_client: bool = False) -> SSL.Context:
+    """A server context for pyOpenSSL (Twisted): TLS 1.2 and up, the whole chain. Raises ``CertificateError``.
+
+    ``ask_client``: clients are asked for a certificate and may have none. Whatever they show is taken here: only the
+    proof that the key is theirs belongs to the handshake, ``client_certificate.trusted`` says what it is worth.
+    """
     if not pair.servable:
         raise CertificateError("no private key")
     check(pair)
@@ -162,6 +166,11 @@ def openssl_context(pair: CertificatePair) -> SSL.Context:
     # Renegotiation is a load vector and nobody's need; sessions are resumed by tickets only.
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    if ask_client:
+        context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
+        # A resumed session would know the certificate but not what the client sent to lead to its issuer.
+        context.set_options(SSL.OP_NO_TICKET)
+        context.set_session_id(b"outposts")
     leaf, *others = chain(pair.certificate_pem)
     context.use_certificate(leaf)
     for certificate in others:
@@ -175,16 +184,20 @@ def openssl_context(pair: CertificatePair) -> SSL.Context:
 
 
 class Contexts:
-    """pyOpenSSL contexts by pair, made on first use; a context that is no longer asked for is dropped by ``keep``."""
+    """pyOpenSSL contexts by pair, made on first use; a context that is no longer asked for is dropped by ``keep``.
 
-    def __init__(self) -> None:
+    ``ask_client`` holds for contexts made later; drop all to change it.
+    """
+
+    def __init__(self, *, ask_client: bool = False) -> None:
+        self.ask_client = ask_client
         self._made: dict[CertificatePair, SSL.Context] = {}
 
     def of(self, pair: CertificatePair) -> SSL.Context:
         """The context of a pair. Raises ``CertificateError``."""
         context = self._made.get(pair)
         if context is None:
-            context = self._made[pair] = openssl_context(pair)
+            context = self._made[pair] = openssl_context(pair, ask_client=self.ask_client)
         return context
 
     def keep(self, pairs: Iterable[CertificatePair]) -> None:

@@ -21,7 +21,8 @@ from itertools import chain
 from typing import Any, Protocol
 
 from common import logs, metrics
-from outposts.ldap import controls, extended, prepared, routing
+from common.client_certificate import ClientCertificate
+from outposts.ldap import controls, extended, prepared, routing, sasl
 from outposts.ldap.auth import Authenticator, BindAnswer, Identity, Peer, refused
 from outposts.ldap.ber import encode_integer
 from outposts.ldap.bound import BoundConnections
@@ -36,6 +37,7 @@ from outposts.ldap.messages import (
     ModifyDNRequest,
     ModifyRequest,
     Request,
+    Sasl,
     SearchRequest,
     UnbindRequest,
 )
@@ -71,6 +73,9 @@ class Wire(Protocol):
 
     def start_tls(self) -> None:
         """Encrypt from here on; what was sent before goes out in the clear."""
+
+    def client_certificate(self) -> ClientCertificate | None:
+        """What the client showed in the TLS handshake, its issuer not yet looked at; None without one."""
 
 
 class Observer(Protocol):
@@ -141,6 +146,7 @@ class Connection:
         self._backlog: deque[Request] = deque()
         self._binding: asyncio.Task[None] | None = None
         self._reading = True
+        self._partial = (0, self.last_heard)  # which message was incomplete, and since when
         self._pump_due = False
         self._closing = False
 
@@ -335,17 +341,18 @@ class Connection:
         """RFC 4511 §4.2. The session has made the connection anonymous; it stays so unless the bind succeeds."""
         self._leave()
         started = time.perf_counter()
-        peer = Peer(self.client_ip, self.session.secure)
+        certificate = self._wire.client_certificate() if isinstance(request.authentication, Sasl) else None
+        peer = Peer(self.client_ip, self.session.secure, certificate)
         answer = self.desk.authenticator.at_once(request, peer, self.desk.providers)
         if answer is not None:
             self._answer_bind(request, answer, started)
         else:
-            self._binding = asyncio.get_running_loop().create_task(self._finish_bind(request, started))
+            self._binding = asyncio.get_running_loop().create_task(self._finish_bind(request, peer, started))
 
-    async def _finish_bind(self, request: BindRequest, started: float) -> None:
+    async def _finish_bind(self, request: BindRequest, peer: Peer, started: float) -> None:
         desk = self.desk
         try:
-            answer = await desk.authenticator.bind(request, Peer(self.client_ip, self.session.secure), desk.providers)
+            answer = await desk.authenticator.bind(request, peer, desk.providers)
         except Exception:
             log.exception("bind failed unexpectedly", client=self.client_ip)
             answer = refused("unexpected")
@@ -382,7 +389,8 @@ class Connection:
         """RFC 4511 §4.5: at once from a snapshot, or beside other requests when the core has to be asked."""
         started = time.perf_counter()
         desk = self.desk
-        answer = desk.searches.begin(request, self.session.identity, desk.providers)
+        mechanisms = self._mechanisms() if not request.base else ()
+        answer = desk.searches.begin(request, self.session.identity, desk.providers, mechanisms)
         if isinstance(answer, routing.Result):
             if answer.follower is not None and answer.follower.stays and self.following >= desk.max_followers:
                 answer.follower.close()
@@ -390,6 +398,20 @@ class Connection:
             self._deliver(request, answer, started)
         else:
             self._run(request, self._finish_search(request, answer, started), answer)
+
+    def _mechanisms(self) -> tuple[str, ...]:
+        """The SASL mechanisms that this connection may use now, for the root DSE."""
+        external = any(provider.settings.client_certificates for provider in self.desk.providers)
+        shown = external and self._wire.client_certificate() is not None
+        return sasl.mechanisms(encrypted=self.session.secure, certificate=shown, external=external)
+
+    def is_dripping(self, now: float, timeout_s: float) -> bool:
+        """Whether one message has been incomplete for longer than that. To be asked regularly: it takes notes."""
+        session = self.session
+        if not session.is_partial or not self._reading or session.partial_number != self._partial[0]:
+            self._partial = (session.partial_number, now)
+            return False
+        return now - self._partial[1] > timeout_s
 
     async def _finish_search(self, request: SearchRequest, work: Awaitable[routing.Result], started: float) -> None:
         try:

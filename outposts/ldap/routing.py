@@ -42,6 +42,7 @@ log = get_logger("ldap.search")
 FEATURES = (Feature.ALL_OPERATIONAL_ATTRIBUTES, Feature.OBJECT_CLASS_ATTRIBUTES, Feature.TRUE_FALSE_FILTERS)
 ADVERTISED_ANYWHERE = tuple(oid for oid in ADVERTISED if oid not in sync.CONTROLS)  # not of cached directories only
 DEFAULT_TIMEOUT_S = 60.0  # the operator's search_timeout replaces it
+DEFAULT_MAX_ATTRIBUTES = 1_000  # of one search; the operator's max_attributes replaces it
 # Seconds of work on one search before others get their turn, as for results that are written (connection.py).
 SLICE_S = 0.003
 EMPTY_KEPT = 64  # directories without entries, for the root DSE of direct providers; some 20 KB each
@@ -89,6 +90,7 @@ REFUSALS: Mapping[str, tuple[ResultCode, str]] = {
     "core_unavailable": (ResultCode.UNAVAILABLE, "the identity core does not answer"),
     "time_limit": (ResultCode.TIME_LIMIT_EXCEEDED, ""),
     "too_many_followers": (ResultCode.ADMIN_LIMIT_EXCEEDED, "too many searches that wait for changes"),
+    "too_many_attributes": (ResultCode.ADMIN_LIMIT_EXCEEDED, "too many attributes asked for"),
     "unexpected": (ResultCode.OTHER, "internal error"),
 }
 
@@ -141,6 +143,7 @@ class Searches:
         self._kept = paging.KeptSnapshots(time.monotonic)
         self._empty: dict[ProviderSettings, Snapshot] = {}
         self.timeout_s = DEFAULT_TIMEOUT_S
+        self.max_attributes = DEFAULT_MAX_ATTRIBUTES
         # The server's own limits on one search: entries, and seconds; 0 is none.
         self.size_limit = 0
         self.time_limit_s = 0.0
@@ -149,9 +152,15 @@ class Searches:
         self.load_problem = ""
 
     def begin(
-        self, request: SearchRequest, identity: Identity | None, providers: Providers
+        self,
+        request: SearchRequest,
+        identity: Identity | None,
+        providers: Providers,
+        mechanisms: tuple[str, ...] = (),
     ) -> Result | Awaitable[Result]:
-        """Answer from memory, or give the work that asks the core."""
+        """Answer from memory, or give the work that asks the core. ``mechanisms``: what SASL the connection may use."""
+        if len(request.attributes) > self.max_attributes:
+            return failed("too_many_attributes")
         try:
             controls = read(request.controls, Operation.SEARCH)
         except ControlError as error:
@@ -162,10 +171,10 @@ class Searches:
                 return followed
         own = providers.by_pk.get(identity.provider_pk) if identity is not None else None
         if identity is None or own is None:
-            answer = run(None, request, None, info=self._info(None))
+            answer = run(None, request, None, info=self._info(None, mechanisms))
             if answer.code == ResultCode.INSUFFICIENT_ACCESS_RIGHTS:
                 return Result(answer, reason="empty_bind_dn")
-            return self._run(None, request, identity, None, controls, info=self._info(None))
+            return self._run(None, request, identity, None, controls, info=self._info(None, mechanisms))
         settings = own.settings
         try:
             nearest = providers.for_base(request.base)
@@ -174,7 +183,7 @@ class Searches:
         if nearest is None:
             # Root DSE, schema, or a base outside: nothing of it needs the core.
             snapshot = own.snapshot or self._nothing(settings)
-            return self._run(snapshot, request, identity, settings, controls, info=self._info(own))
+            return self._run(snapshot, request, identity, settings, controls, info=self._info(own, mechanisms))
         if nearest is not own:
             return failed("invalid_bind_dn", settings.application_slug)
         if not settings.search_cached or controls.dont_use_copy:
@@ -387,7 +396,7 @@ class Searches:
             known = self._empty[settings] = Snapshot.build(settings.options, (), ())
         return known
 
-    def _info(self, provider: Provider | None) -> RootInfo:
+    def _info(self, provider: Provider | None, mechanisms: tuple[str, ...]) -> RootInfo:
         """What the root DSE tells of this server."""
         operational: list[tuple[str, str]] = []
         cached = provider is not None and provider.settings.search_cached
@@ -400,6 +409,7 @@ class Searches:
             version=VERSION,
             controls=tuple(dict.fromkeys((*ADVERTISED, *sync.CONTROLS)) if cached else ADVERTISED_ANYWHERE),
             extensions=tuple(OPERATIONS),
+            mechanisms=mechanisms,
             features=FEATURES,
             operational=tuple(operational),
         )

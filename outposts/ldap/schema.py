@@ -282,6 +282,7 @@ def root_dse(base_dn: str | None, info: RootInfo) -> tuple[Attributes, Attribute
                 ("subschemaSubentry", ("cn=subschema",)),
                 ("supportedLDAPVersion", ("3",)),
                 ("description", ("Bind to see the directory.",)),
+                *([("supportedSASLMechanisms", info.mechanisms)] if info.mechanisms else ()),
             ],
             [],
         )

@@ -21,21 +21,28 @@ from OpenSSL import SSL
 from twisted.internet._newtls import _BypassTLS
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IPushProducer, ISSLTransport
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IPushProducer,
+    ISSLTransport,
+)
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import directlyProvides, implementer  # type: ignore[import-untyped]
 
-from common import logs, metrics, proxyproto
+from common import client_certificate, logs, metrics, proxyproto
+from common.client_certificate import ClientCertificate
 from common.listen import bind, name_of
 from common.setting_values import ListenAddress, Network
-from common.tls import CertificateError, CertificatePair, Contexts, choose
+from common.tls import CertificateError, CertificatePair, Contexts, choose, expires_at
 from outposts.ldap.connection import Connection, Desk
 from outposts.ldap.rfc import ResultCode
 
 log = logs.get_logger("ldap")
 
 _bypass: Any = _BypassTLS
+RENEW_BEFORE_S = 30 * 86_400.0  # of a self-signed certificate's end: clients' clocks may be ahead
 SWEEP_S = 1.0  # seconds between looks at silent and stuck connections; their limits are tens of seconds
 
 
@@ -80,6 +87,7 @@ class Limits:
     anonymous_timeout: float
     idle_timeout: float
     write_timeout: float
+    message_timeout: float = 30.0
 
 
 class Server:
@@ -103,6 +111,7 @@ class Server:
         self.all_gone: asyncio.Event | None = None
         self._self_signed = self_signed
         self._fallback: CertificatePair | None = None
+        self._fallback_until = 0.0  # unix time
         self._pairs: list[tuple[str, CertificatePair]] = []
         self._contexts = Contexts()
         self._prepared: dict[CertificatePair, SSL.Context] = {}
@@ -170,6 +179,12 @@ class Server:
 
     # -- certificates ------------------------------------------------------------------------------------------------
 
+    def ask_client_certificates(self, ask: bool) -> None:
+        """Whether clients are asked for a certificate, from the next handshake on."""
+        if ask != self._contexts.ask_client:
+            self._contexts = Contexts(ask_client=ask)
+            self._prepared.clear()
+
     def use_certificates(self, pairs: Iterable[tuple[str, CertificatePair]]) -> None:
         """Serve these from the next handshake on: (server name of the provider or "", pair), in the core's order."""
         usable = []
@@ -189,8 +204,12 @@ class Server:
         """The TLS context for a client that asks for a server name."""
         pair = choose(server_name, self._pairs)
         if pair is None:
-            if self._fallback is None:
+            if self._fallback is None or time.time() > self._fallback_until:
+                if self._fallback is not None:
+                    self._prepared.pop(self._fallback, None)
                 self._fallback = self._self_signed()
+                self._fallback_until = expires_at(self._fallback) - RENEW_BEFORE_S
+                self._contexts.keep({one for _, one in self._pairs})
             pair = self._fallback
         context = self._contexts.of(pair)
         if self._prepared.get(pair) is not context:
@@ -232,19 +251,31 @@ class Server:
         now = time.monotonic()
         for wire in list(self.wires):
             connection = wire.connection
-            if connection is None:
-                if now - wire.opened > self.limits.anonymous_timeout:
+            if wire.handshake_since is not None:
+                if now - wire.handshake_since > self.limits.message_timeout:
+                    log.info("TLS handshake not completed, cut off", client=wire.client_ip)
+                    metrics.connections_cut.labels("handshake").inc()
+                    wire.abort()
+            elif connection is None:
+                if now - wire.opened > self.limits.message_timeout:
+                    metrics.connections_cut.labels("opening").inc()
                     wire.abort()
             elif connection.is_blocked:
                 if now - connection.blocked_since > self.limits.write_timeout:
                     log.info("client does not read, cut off", client=connection.client_ip)
+                    metrics.connections_cut.labels("reading").inc()
                     wire.abort()
+            elif connection.is_dripping(now, self.limits.message_timeout):
+                log.info("message not completed, cut off", client=connection.client_ip)
+                metrics.connections_cut.labels("message").inc()
+                wire.abort()
             elif connection.closing:
                 if now - connection.last_heard > self.limits.write_timeout:
                     wire.abort()
             elif not connection.outstanding and not connection.following:
                 patience = self.limits.anonymous_timeout if connection.identity is None else self.limits.idle_timeout
                 if now - connection.last_heard > patience:
+                    metrics.connections_cut.labels("idle").inc()
                     connection.hang_up()
 
 
@@ -266,7 +297,7 @@ class _Factory(ServerFactory):
         return Wire(self.server, self.listener, self.gauge)
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class Wire(Protocol):
     """One socket: PROXY header, TLS, eager writing, back-pressure. What bytes mean is the ``Connection``'s business."""
 
@@ -278,6 +309,9 @@ class Wire(Protocol):
         self.listener = listener
         self.connection: Connection | None = None
         self.opened = time.monotonic()
+        self.handshake_since: float | None = None
+        self._layer: Any = None  # of TLS
+        self._certificate: ClientCertificate | None = None
         self._gauge = gauge
         self._plain = True
         self._admitted: str | None = None
@@ -328,6 +362,18 @@ class Wire(Protocol):
         if self.connection is not None:
             self.connection.lost()
 
+    def handshakeCompleted(self) -> None:
+        """TLS is in use now; what the client showed will not change any more."""
+        self.handshake_since = None
+        try:
+            tls = self._layer._tlsConnection
+            leaf = tls.get_peer_certificate(as_cryptography=True)
+            if leaf is not None:
+                sent = tls.get_peer_cert_chain(as_cryptography=True) or ()
+                self._certificate = client_certificate.of_peer(leaf, sent)
+        except (SSL.Error, ValueError) as error:
+            log.info("client certificate not readable", client=self.client_ip, kind=type(error).__name__)
+
     def pauseProducing(self) -> None:
         """More waits to be written than the client reads."""
         if self.connection is not None:
@@ -376,6 +422,15 @@ class Wire(Protocol):
         """Close at once."""
         self.transport.abortConnection()
 
+    def client_certificate(self) -> ClientCertificate | None:
+        """What the client showed in the handshake; None without one."""
+        return self._certificate
+
+    @property
+    def client_ip(self) -> str:
+        """The client's address, as far as it is known."""
+        return self.connection.client_ip if self.connection is not None else ""
+
     def start_tls(self) -> None:
         """Encrypt from here on. As Twisted's ``startTLS``, without its layer that delays small writes by a timer."""
         transport = self.transport
@@ -385,6 +440,8 @@ class Wire(Protocol):
         factory = TLSMemoryBIOFactory(certificates, False, wrapped, clock=self.server.reactor)
         layer: Any = TLSMemoryBIOProtocol(factory, self, False)  # type: ignore[no-untyped-call]
         transport.protocol = layer
+        self._layer = layer
+        self.handshake_since = time.monotonic()
         transport.getHandle = layer.getHandle
         directlyProvides(transport, ISSLTransport)
         transport.TLS = True

@@ -42,6 +42,7 @@ from outposts.ldap.routing import Searches
 from outposts.ldap.server import Limits, LoopReactor, Server
 from outposts.ldap.session import SessionLimits
 from outposts.ldap.sync import Feed, cookie_key
+from outposts.ldap.throttle import ThrottleLimits
 
 log = logs.get_logger("ldap")
 
@@ -134,6 +135,13 @@ class LDAPService:
         feeds = self.desk.searches.feeds
         feeds.max_followers = self._extra("max_followers", config)
         feeds.keep = self._extra("sync_history", config)
+        self.desk.searches.max_attributes = self._extra("max_attributes", config)
+        self.authenticator.throttle.limits = ThrottleLimits(
+            per_pair=self._extra("bind_failures", config),
+            per_address=self._extra("bind_failures_per_address", config),
+            per_account=self._extra("bind_failures_per_account", config),
+            wait_max=self._extra("bind_backoff_max", config),
+        )
         self.desk.searches.timeout_s = self._extra("search_timeout", config)
         self.desk.searches.time_limit_s = self._extra("time_limit", config)
         self.desk.searches.size_limit = self._extra("size_limit", config)
@@ -145,6 +153,7 @@ class LDAPService:
                 log.error("provider left out", problem=str(error))
         self._resolved = tuple(resolved)
         self._put_in_service([self._provider(settings, self._restored(settings)) for settings in resolved])
+        self.server.ask_client_certificates(any(settings.client_certificates for settings in resolved))
         self.server.use_certificates(
             (settings.tls_server_name, pair)
             for settings in resolved
@@ -383,6 +392,7 @@ class LDAPService:
             "anonymous_timeout",
             "idle_timeout",
             "write_timeout",
+            "message_timeout",
         )
         return Limits(**{name: self._extra(name, config) for name in names})
 

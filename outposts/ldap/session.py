@@ -202,6 +202,7 @@ class Session(Generic[Identity]):
         self._operations: set[int] = set()
         self._start_tls_id = 0
         self._pending = bytearray()
+        self.partial_number = 0  # of the messages that did not come in one piece, which one this is
         self._needed = 0  # length that ``_pending`` must reach before looking at it again makes sense
         self._out: list[bytes] = []
 
@@ -221,6 +222,11 @@ class Session(Generic[Identity]):
     def is_quiet(self) -> bool:
         """Bound, and nothing is in progress or half received: one whole request may be answered on the spot."""
         return self.state is State.BOUND and not self._operations and not self._pending
+
+    @property
+    def is_partial(self) -> bool:
+        """A message has begun and waits for its rest; ``partial_number`` tells it from another one."""
+        return bool(self._pending) and self.state is not State.BINDING
 
     @property
     def operations(self) -> frozenset[int]:
@@ -244,7 +250,8 @@ class Session(Generic[Identity]):
         if self.state is State.TLS_STARTING:
             self.disconnect(ResultCode.PROTOCOL_ERROR, "octets before the answer to StartTLS")
             return []
-        if self._pending or self.state is State.BINDING:
+        begun = bool(self._pending)
+        if begun or self.state is State.BINDING:
             self._pending += data
             if self.state is State.BINDING:
                 if len(self._pending) > 2 * self.limits.max_waiting:
@@ -254,10 +261,13 @@ class Session(Generic[Identity]):
                 return []
             data = bytes(self._pending)
             self._pending.clear()
-        return self._advance(data)
+        return self._advance(data, begun=begun)
 
-    def _advance(self, data: bytes) -> list[Request]:
-        """Decode what is complete in ``data`` and legal now; the rest becomes ``_pending``."""
+    def _advance(self, data: bytes, *, begun: bool = False) -> list[Request]:
+        """Decode what is complete in ``data`` and legal now; the rest becomes ``_pending``.
+
+        ``begun``: the first message in ``data`` was incomplete before.
+        """
         requests: list[Request] = []
         position = 0
         size = len(data)
@@ -282,6 +292,8 @@ class Session(Generic[Identity]):
             self.disconnect(ResultCode.PROTOCOL_ERROR, "octets behind StartTLS")
         if self.state is not State.CLOSED and position < size:
             self._pending += memoryview(data)[position:]
+            if position or not begun:
+                self.partial_number += 1
         return requests
 
     def _cap(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from common.client_certificate import ClientCertificate
 from common.setting_values import ListenAddress
 from common.tls import self_signed
 from outposts.ldap.auth import Authenticator, BindAnswer, Identity
@@ -187,6 +188,7 @@ class Paper:
     def __init__(self) -> None:
         self.data = b""
         self.acts: list[str] = []
+        self.certificate: ClientCertificate | None = None
 
     def send(self, data: bytes) -> None:
         """Remember."""
@@ -211,6 +213,10 @@ class Paper:
     def start_tls(self) -> None:
         """Remember."""
         self.acts.append("tls")
+
+    def client_certificate(self) -> ClientCertificate | None:
+        """What the test says."""
+        return self.certificate
 
     def take(self) -> list[Response]:
         """What was sent since the last time."""
