@@ -26,6 +26,7 @@ from outposts.ldap.encoded import EntryStore
 from outposts.ldap.entries import Kind
 
 IDENTITY_SIZE = 16  # bytes
+MAX_SETS = 1000  # empty change sets included: logins change the records of users, not their entries; 500 bytes each
 BLOCK = 64  # slots compared at once: some 40 KiB of entries, which copy and compare in about 10 µs
 
 
@@ -55,8 +56,8 @@ class ChangeSet:
 
     @property
     def weight(self) -> int:
-        """Number of entries that it names."""
-        return len(self.touched) + len(self.gone)
+        """Number of entries that it names; 0 if nothing is different but the identity."""
+        return len(self.touched) + len(self.gone) + len(self.counted)
 
 
 def identity(snapshot: Snapshot) -> bytes:
@@ -160,10 +161,10 @@ class ChangeLog:
     """The last change sets, each beginning where the one before it ends."""
 
     def __init__(self, keep: int) -> None:
-        """``keep``: number of change sets; the newest always stays, for those who follow step by step."""
+        """``keep``: number of change sets that name entries. The newest always stays, for those who follow."""
         self.keep = keep
         self._sets: deque[ChangeSet] = deque()
-        self._weight = 0
+        self._weight = self._full = 0
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -174,13 +175,16 @@ class ChangeLog:
             self.clear()
         self._sets.append(changes)
         self._weight += changes.weight
-        while len(self._sets) > 1 and (len(self._sets) > self.keep or self._weight > entries):
-            self._weight -= self._sets.popleft().weight
+        self._full += changes.weight > 0
+        while len(self._sets) > 1 and (self._full > self.keep or self._weight > entries or len(self._sets) > MAX_SETS):
+            weight = self._sets.popleft().weight
+            self._weight -= weight
+            self._full -= weight > 0
 
     def clear(self) -> None:
         """Forget all."""
         self._sets.clear()
-        self._weight = 0
+        self._weight = self._full = 0
 
     def since(self, before: bytes) -> list[ChangeSet] | None:
         """The change sets from that identity to the newest; None if it is not known any more.

@@ -411,6 +411,9 @@ class Follower:
         if steps is None:
             self._end(Event.LOST, ResultCode.BUSY if self._search else ResultCode.SYNC_REFRESH_REQUIRED)
             return
+        if not any(step.weight for step in steps):
+            self._settle(at, seen, self._content)
+            return
         content = self._choose(seen)
         mine = self._content.copy()
         left: dict[bytes, bytes] = {}  # entryUUID → DN of the client's entries that are not at their number any more

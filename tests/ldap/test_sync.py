@@ -678,6 +678,31 @@ def test_a_log_is_bounded_by_generations_and_by_size() -> None:
     assert log.since(sets[3].before) is None
 
 
+def test_a_login_changes_records_but_no_entry() -> None:
+    """Nothing is told, and such refreshes use up no room in the log."""
+    server, replica = Server(keep=1), Replica()
+    follower = ask(server, replica, RP)
+    cookie = replica.cookie
+    people, groups = BASE
+    for number in range(3):
+        before = server.snapshot
+        users = [factories.user(pk, name, email=mail, last_login=f"{number}") for pk, (name, mail) in people.items()]
+        rows = [factories.group(name, 20001 - (name == "ops"), users=sorted(groups[name][0])) for name in groups]
+        rows[1]["parents"] = [factories.group_uuid("staff")]
+        factories.link(users, rows)
+        raw = [[msgspec.Raw(msgspec.json.encode(row)) for row in part] for part in (users, rows)]
+        server.snapshot = Snapshot.build(before.options, *raw, before)
+        changes = compare(before, server.snapshot)
+        assert (changes.weight, changes.before == changes.after) == (0, False)
+        server.feed.publish(server.snapshot, changes)
+        assert read(follower) == b""
+        assert not follower.behind
+    replica = Replica(replica.content, cookie)
+    ask(server, replica, RO)
+    assert replica.counts == {}
+    expect(server, replica)
+
+
 def test_identities() -> None:
     """The same for the same directory however it came about; another for every difference."""
     first = build(BASE)
