@@ -1,6 +1,7 @@
 """Extended operations (RFC 4511 §4.12): one row each in ``OPERATIONS``, which is also what the root DSE advertises.
 
-An operation that is not in the table is answered protocolError, as §4.12 asks for a requestName that is not recognised.
+``NOT_DONE`` has those that are known and always refused, which is more useful to a client than not to know them. An
+operation that is in neither table is answered protocolError, as §4.12 asks for a requestName that is not recognised.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class ExtendedAnswer:
 
 def answer(request: ExtendedRequest, view: View) -> ExtendedAnswer:
     """Answer one extended request."""
-    operation = OPERATIONS.get(request.oid)
+    operation = OPERATIONS.get(request.oid) or NOT_DONE.get(request.oid)
     if operation is None:
         return ExtendedAnswer(ResultCode.PROTOCOL_ERROR, "extended operation not supported")
     try:
@@ -89,6 +90,18 @@ def cancel(request: ExtendedRequest, view: View) -> ExtendedAnswer:
     return ExtendedAnswer(view.cancel(message_id))
 
 
+def password_modify(request: ExtendedRequest, view: View) -> ExtendedAnswer:
+    """Password modify, RFC 3062: passwords are the core's, and its flows for setting one want to be looked at.
+
+    Such a flow shows prompts, may send mail and asks for the second factor again; nothing of it fits into one request.
+    The value is not even decoded: it holds passwords.
+    """
+    return ExtendedAnswer(ResultCode.UNWILLING_TO_PERFORM, "passwords are changed on the identity core's own pages")
+
+
+NOT_DONE: Mapping[str, Callable[[ExtendedRequest, View], ExtendedAnswer]] = {
+    Extension.PASSWORD_MODIFY: password_modify,
+}
 OPERATIONS: Mapping[str, Callable[[ExtendedRequest, View], ExtendedAnswer]] = {
     Extension.START_TLS: start_tls,
     Extension.WHO_AM_I: who_am_i,

@@ -21,6 +21,8 @@ from outposts.ldap.wire import decode_request
 
 SCOPES = {Scope.BASE: "Base Object", Scope.ONE: "Single Level", Scope.SUB: "Whole Subtree", Scope.CHILDREN: "Children"}
 MAX_LOGGED_ATTRIBUTES = 50  # of one request
+MAX_NAME = 512  # bytes or characters of a name that is logged; longer ones are nobody's
+MAX_MESSAGE = 1024  # characters of the core's own words about a refusal
 
 log = logs.get_logger("ldap")
 lines = logs.RequestLines("ldap")
@@ -52,7 +54,9 @@ class Observations:
         if answer.reason:
             self._rejected("bind", answer.label, app)
         if log.enabled("info"):
-            fields: dict[str, Any] = {"reason": answer.reason} if answer.reason else {"cached": answer.cached}
+            fields: dict[str, Any] = _why(answer) if answer.reason else {"cached": answer.cached}
+            if answer.username:
+                fields["sasl_user"] = answer.username[:MAX_NAME]
             self._line("bind", _text(name), client_ip, took, answer.code, **fields)
 
     def search(
@@ -125,5 +129,17 @@ class Observations:
         metrics.ldap_rejected.labels(self._outpost_name, kind, reason, app).inc()
 
 
+def _why(answer: BindAnswer) -> dict[str, Any]:
+    """Why a bind was refused: our reason, then who said so, as far as it got: provider, flow, stage, its message."""
+    fields: dict[str, Any] = {"reason": answer.reason}
+    if answer.provider is not None:
+        fields |= {"provider": answer.provider.name, "flow": answer.provider.bind_flow_slug}
+    if answer.stage:
+        fields["stage"] = answer.stage
+    if answer.message:
+        fields["message"] = answer.message[:MAX_MESSAGE]
+    return fields
+
+
 def _text(name: bytes) -> str:
-    return name[:512].decode("utf-8", "replace")
+    return name[:MAX_NAME].decode("utf-8", "replace")
