@@ -13,7 +13,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from outposts.ldap.directory import KIND_SHIFT, OPERATIONAL, Snapshot
-from outposts.ldap.dn import DN, DNError, fold, normalise_type, prepare
+from outposts.ldap.dn import DN, RDN, DNError, fold, normalise_type, prepare
 from outposts.ldap.entries import Kind
 from outposts.ldap.filters import (
     And,
@@ -28,7 +28,7 @@ from outposts.ldap.filters import (
     Present,
     Substrings,
 )
-from outposts.ldap.index import Index
+from outposts.ldap.index import Index, value_matches
 from outposts.ldap.rfc import MatchingRule
 from outposts.ldap.schema import CLASS_NAMES, SYNTAXES, Syntax, integer_of
 
@@ -109,7 +109,7 @@ def _equality(snapshot: Snapshot, node: Equality | Approx) -> Answer:
         name = node.value.decode("utf-8", "replace").strip().lower()
         return snapshot.classes.get(CLASS_NAMES.get(name, name), _NOTHING), None
     normalised = syntax.normalise(node.value)
-    if normalised is None or (letter == "D" and not normalised):
+    if normalised is None:
         return _NOTHING, snapshot.all
     if index is not None:
         return index.equal(normalised), None
@@ -140,6 +140,31 @@ def _operational(snapshot: Snapshot, name: str, value: bytes) -> BitMap:
             found.add(number)
     for kind in (Kind.USER, Kind.GROUP, Kind.VIRTUAL_GROUP):
         if snapshot.kinds[kind] and _operational_key(snapshot, kind, 0, name) == value:
+            found |= snapshot.kinds[kind]
+    return found
+
+
+def _computed_order(snapshot: Snapshot, name: str, value: bytes, upwards: bool) -> BitMap:
+    """Ordering on an attribute that is computed: entryUUID of each entry, numSubordinates of each kind."""
+
+    def fits(own: bytes | None) -> bool:
+        return own is not None and (own >= value if upwards else own <= value)
+
+    if name == "entryuuid":
+        limit = bytes.fromhex(value.replace(b"-", b"").decode())
+        found = BitMap()
+        for kind, store in snapshot.stores.items():
+            uuids = bytes(store.uuids)
+            each = (uuids[at : at + 16] for at in range(0, len(uuids), 16))
+            found.update(
+                kind << KIND_SHIFT | slot
+                for slot, own in enumerate(each)
+                if (own >= limit if upwards else own <= limit)
+            )
+        return found & snapshot.all
+    found = BitMap([n for n in snapshot.kinds[Kind.FIXED] if fits(_operational_key(snapshot, Kind.FIXED, n, name))])
+    for kind in (Kind.USER, Kind.GROUP, Kind.VIRTUAL_GROUP):
+        if fits(_operational_key(snapshot, kind, 0, name)):
             found |= snapshot.kinds[kind]
     return found
 
@@ -197,7 +222,30 @@ def _substrings(snapshot: Snapshot, node: Substrings) -> Answer:
         final = prepare_part(syntax, node.final, ends=(True, False))
     except UnicodeError:
         return _NOTHING, snapshot.all
-    return (_NOTHING if index is None else index.substring(initial, middle, final)), None
+    if index is None:
+        return _NOTHING, None
+    if not syntax.spaceless:
+        spaces = [bool(part and (part[:1] == b" " or part[-1:] == b" ")) for part in (initial, *middle, final)]
+        if any(spaces):
+            return _with_spaces(index, initial, middle, final), None
+    return index.substring(initial, middle, final), None
+
+
+def _with_spaces(index: Index, initial: bytes | None, middle: list[bytes], final: bytes | None) -> BitMap:
+    """Parts with a space at an end, as RFC 4518 §2.6.1 says: values begin and end with one space, hold two inside."""
+
+    def doubled(part: bytes) -> bytes:
+        return part[:1] + part[1:-1].replace(b" ", b"  ") + part[-1:] if len(part) > 1 else part
+
+    first = b"" if not initial else b" " + doubled(initial)
+    last = b"" if not final else doubled(final) + b" "
+    parts = [doubled(part) for part in middle]
+    longest = max([part.strip(b" ") for part in (initial or b"", *middle, final or b"")], key=len)
+    found = BitMap()
+    for value in index.values():
+        if longest in value and value_matches(b" " + value.replace(b" ", b"  ") + b" ", first, parts, last):
+            found |= index.equal(value)
+    return found
 
 
 def prepare_part(syntax: Syntax, part: bytes | None, ends: tuple[bool, bool]) -> bytes | None:
@@ -229,7 +277,9 @@ def _ordering(snapshot: Snapshot, attribute: str, value: bytes, upwards: bool) -
     if normalised is None:
         return _NOTHING, snapshot.all
     if index is None:
-        return _NOTHING, None
+        kind = snapshot.schema.types.get(attribute)
+        name = "" if kind is None else kind.names[0].lower()
+        return (_computed_order(snapshot, name, normalised, upwards) if name in OPERATIONAL else _NOTHING), None
     return (index.between(normalised, None) if upwards else index.between(None, normalised)), None
 
 
@@ -264,7 +314,7 @@ def _extensible(snapshot: Snapshot, node: Extensible) -> Answer:
         true = true | part
         undefined = unknown if undefined is None else undefined if unknown is None else undefined | unknown
     if node.dn_attributes:
-        true = true | _in_names(snapshot, node)
+        true = true | _in_names(snapshot, node, rule)
     return true, None if undefined is None else undefined - true
 
 
@@ -278,27 +328,16 @@ def _rule_match(
         return _equality(snapshot, Equality(attribute, value))
     if kind.syntax not in rule[1]:
         return _NOTHING, snapshot.all
-    if (
-        rule[0] == "equal"
-        or (rule[0] == "exact" and kind.syntax in _CASE_EXACT)
-        or (rule[0] == "ignore" and kind.syntax not in _CASE_EXACT)
-    ):
-        return _equality(snapshot, Equality(attribute, value))
     index = snapshot.indexes.get(kind.names[0].lower())
-    if rule[0] == "ignore":
+    if rule[0] == "ignore" and kind.syntax in _CASE_EXACT:
         return _ignoring_case(index, value), None
+    if rule[0] in ("ignore", "exact") and kind.syntax not in _INDEXED_AS[rule[0]]:
+        return _compared(snapshot, kind.names[0].lower(), value, prepare if rule[0] == "exact" else fold)
+    if rule[0] in ("equal", "ignore", "exact"):
+        return _equality(snapshot, Equality(attribute, value))
     normalised = SYNTAXES[kind.syntax].normalise(value)
     if normalised is None:
         return _NOTHING, snapshot.all
-    if rule[0] == "exact":
-        candidates = _equality(snapshot, Equality(attribute, value))[0]
-        wanted = prepare(value.decode())
-        canonical = kind.names[0].lower()
-        return BitMap(
-            number
-            for number in candidates & snapshot.all
-            if any(prepare(own.decode()) == wanted for own in snapshot.values(number, canonical))
-        ), None
     if index is None:
         return _NOTHING, None
     if rule[0] in ("greater", "less"):
@@ -313,6 +352,20 @@ def _rule_match(
                 found |= index.equal(own)
         return found, None
     return _chain(snapshot, index, normalised), None
+
+
+def _compared(snapshot: Snapshot, name: str, value: bytes, form: Callable[[str], str]) -> Answer:
+    """Equality by a stricter rule than the index of the attribute has: what that finds is looked at once more."""
+    try:
+        wanted = form(value.decode())
+    except UnicodeError:
+        return _NOTHING, snapshot.all
+    candidates, undefined = _equality(snapshot, Equality(name, value))
+    return BitMap(
+        number
+        for number in candidates & snapshot.all
+        if any(form(own.decode("utf-8", "replace")) == wanted for own in snapshot.values(number, name))
+    ), undefined
 
 
 def _ignoring_case(index: Index | None, value: bytes) -> BitMap:
@@ -348,29 +401,39 @@ def _chain(snapshot: Snapshot, index: Index, key: bytes) -> BitMap:
     return found
 
 
-def _in_names(snapshot: Snapshot, node: Extensible) -> BitMap:
-    """``:dn:``: entries whose DN holds a pair of this type and value, compared as all names here are."""
+def _in_names(snapshot: Snapshot, node: Extensible, rule: tuple[str, str] | None) -> BitMap:
+    """``:dn:``: entries whose DN holds a pair of this type and value, for types that the rule is good for."""
+    if rule is not None and rule[0] not in ("ignore", "exact"):
+        return _NOTHING  # only text stands in names here
     try:
-        wanted = fold(node.value.decode())
+        text = node.value.decode()
     except UnicodeError:
         return _NOTHING
+    compare = prepare if rule is not None and rule[0] == "exact" else fold
+    wanted = compare(text)
     kind = None if node.attribute is None else normalise_type(node.attribute)
     found = BitMap()
+    types = snapshot.schema.types
 
-    def holds(rdns: tuple[tuple[object, ...], ...]) -> bool:
+    def fits(name: str) -> bool:
+        known = types.get(name)
+        return kind in (None, name) and (rule is None or (known is not None and known.syntax in rule[1]))
+
+    def holds(rdns: tuple[RDN, ...]) -> bool:
         return any(
-            (kind is None or ava.type == kind) and fold(ava.value) == wanted  # type: ignore[attr-defined]
-            for rdn in rdns
-            for ava in rdn
-        )
+            fits(ava.type) and compare(ava.value) == wanted for rdn in rdns for ava in rdn
+        )  # fmt: skip
 
     if holds(snapshot.base.rdns):
         return snapshot.all
     for dn, container in snapshot.options.containers.items():
         if holds(DN.parse(container).rdns[:1]):
             found |= snapshot.kinds[dn] | BitMap((int(dn),))
-        if kind is None or kind == snapshot.options.naming[dn]:
-            found |= snapshot.hidden["rdn"].equal(wanted.encode("utf-8", "surrogatepass")) & snapshot.kinds[dn]
+        if fits(snapshot.options.naming[dn]):
+            named = snapshot.hidden["rdn"].equal(fold(text).encode("utf-8", "surrogatepass")) & snapshot.kinds[dn]
+            if compare is prepare:
+                named = BitMap(number for number in named if holds(DN.parse(snapshot.dn(number)).rdns[:1]))
+            found |= named
     return found
 
 
@@ -379,13 +442,14 @@ def _named(*rules: tuple[tuple[str, str], tuple[str, str]]) -> dict[str, tuple[s
 
 
 _CASE_EXACT = "EF"  # letters of syntaxes whose values keep their case in indexes
+_INDEXED_AS = {"ignore": "SA", "exact": _CASE_EXACT}  # what the rule compares is what the index of these holds
 # rule OID or lower-case name → (what to do, letters of the syntaxes it is good for)
 RULES: dict[str, tuple[str, str]] = _named(
-    (MatchingRule.CASE_IGNORE, ("ignore", "SAEF")),
-    (MatchingRule.CASE_IGNORE_IA5, ("ignore", "SAEF")),
+    (MatchingRule.CASE_IGNORE, ("ignore", "SET")),
+    (MatchingRule.CASE_IGNORE_IA5, ("ignore", "AFS")),  # mail and the like are directory strings here
     (MatchingRule.CASE_IGNORE_ORDERING, ("less", "SA")),
-    (MatchingRule.CASE_EXACT, ("exact", "SAEF")),
-    (MatchingRule.CASE_EXACT_IA5, ("exact", "SAEF")),
+    (MatchingRule.CASE_EXACT, ("exact", "SET")),
+    (MatchingRule.CASE_EXACT_IA5, ("exact", "AFS")),
     (MatchingRule.CASE_EXACT_ORDERING, ("less", "EF")),
     (MatchingRule.NUMERIC_STRING, ("equal", "N")),
     (MatchingRule.NUMERIC_STRING_ORDERING, ("less", "N")),

@@ -39,11 +39,20 @@ def _text(value: bytes) -> bytes | None:
         return None
 
 
+def _some_text(value: bytes) -> bytes | None:
+    """A directory string has at least one character (RFC 4517 §3.3.6)."""
+    return _text(value) if value else None
+
+
 def _exact(value: bytes) -> bytes | None:
     try:
         return prepare(value.decode()).encode()
     except UnicodeError:
         return None
+
+
+def _some_exact(value: bytes) -> bytes | None:
+    return _exact(value) if value else None
 
 
 def _octets(value: bytes) -> bytes:
@@ -57,13 +66,20 @@ def _numeric(value: bytes) -> bytes | None:
     return digits if digits.isdigit() else None
 
 
+def _digits(text: str) -> str:
+    """Part of a numeric string. Raises UnicodeError, as text that is no UTF-8 does: the assertion is invalid."""
+    if text.strip(" ") and not (text.isascii() and text.replace(" ", "").isdigit()):
+        raise UnicodeError("not digits")
+    return text
+
+
 def _phone_text(text: str) -> str:
     return fold(text).replace("-", "")
 
 
 def _telephone(value: bytes) -> bytes | None:
     """RFC 4517 §4.2.29: spaces and hyphens do not count."""
-    folded = _text(value)
+    folded = _some_text(value)
     return None if folded is None else folded.replace(b" ", b"").replace(b"-", b"")
 
 
@@ -166,17 +182,17 @@ def _uuid(value: bytes) -> bytes | None:
 
 SYNTAXES: dict[str, Syntax] = {
     "S": Syntax(
-        "15", "Directory String", "caseIgnoreMatch", "caseIgnoreOrderingMatch", "caseIgnoreSubstringsMatch", _text
+        "15", "Directory String", "caseIgnoreMatch", "caseIgnoreOrderingMatch", "caseIgnoreSubstringsMatch", _some_text
     ),
     "E": Syntax(
         "15", "Directory String", "caseExactMatch", "caseExactOrderingMatch", "caseExactSubstringsMatch",
-        _exact, prepare,
+        _some_exact, prepare,
     ),
     "A": Syntax("26", "IA5 String", "caseIgnoreIA5Match", None, "caseIgnoreIA5SubstringsMatch", _text),
     "F": Syntax("26", "IA5 String", "caseExactIA5Match", None, "caseExactIA5SubstringsMatch", _exact, prepare),
     "N": Syntax(
         "36", "Numeric String", "numericStringMatch", "numericStringOrderingMatch", "numericStringSubstringsMatch",
-        _numeric, prepare, True,
+        _numeric, _digits, True,
     ),
     "T": Syntax(
         "50", "Telephone Number", "telephoneNumberMatch", None, "telephoneNumberSubstringsMatch", _telephone,
