@@ -457,7 +457,7 @@ def usable_processors(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         count = len(os.sched_getaffinity(0))
     except AttributeError:
         count = os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # no quota: "max 100000"
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no quota: "max 100000"
         quota, period = quota_file.read_text().split()
         count = min(count, math.ceil(int(quota) / int(period)))
     return max(1, count)

@@ -137,7 +137,7 @@ class Worker:
     # -- what the supervisor says ------------------------------------------------------------------------------------
 
     def _lost(self, reason: str) -> None:
-        log.error("supervisor is gone", problem=reason)
+        log.error("supervisor is gone", problem=reason or "connection closed")
         self._finish(1)
 
     def _finish(self, code: int) -> None:

@@ -29,8 +29,8 @@ log = logs.get_logger("workers")
 
 class Channel:
     """``on_message(message, fd)`` gets each message, with its file for a ``Publish`` that has one (the receiver closes
-    it, unless it raises); a ``WireError`` of it ends the connection. ``on_end(reason)`` is called once. Neither is
-    called after ``close``.
+    it, unless it raises); a ``WireError`` of it ends the connection. ``on_end(reason)`` is called once, with an
+    empty reason if the other end is just gone. Neither is called after ``close``.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class Channel:
                     self._unsent[0] = (data[sent:], None)
         except (BlockingIOError, InterruptedError):
             self._watch(True)
-        except OSError as error:
+        except OSError:
             # Not from here: the caller of ``send`` is in the middle of something.
-            self._loop.call_soon(self._end, f"cannot be written to ({error.strerror})")
+            self._loop.call_soon(self._end, "")
         else:
             self._watch(False)
 
@@ -128,15 +128,15 @@ class Channel:
             )
         except (BlockingIOError, InterruptedError):
             return
-        except OSError as error:
-            self._end(f"cannot be read from ({error.strerror})")
+        except OSError:
+            self._end("")
             return
         self._take_files(files)
         if flags & socket.MSG_CTRUNC or len(self._files) > MAX_FILES:
             self._end("too many files")
             return
         if not data:
-            self._end("connection closed")
+            self._end("")
             return
         try:
             for message in self._decoder.receive(data):

@@ -137,8 +137,7 @@ class _Member:
     channel: Channel | None = None
     started: bool = False
     listening: bool = False
-    why: str = ""  # it ended
-    killed: bool = False  # by us
+    why: str = ""  # we ended it; empty if it ended by itself
     reasons: tuple[str, ...] = ("starting",)
     waiting: dict[int, asyncio.Future[str]] = field(default_factory=dict)
     families: Mapping[str, metric_merge.Family] = field(default_factory=dict)
@@ -196,7 +195,8 @@ class Pool:
         try:
             await asyncio.wait_for(self._bound, START_S)
         except TimeoutError:
-            raise StartError("the workers did not start: " + "; ".join(self._problems.values())) from None
+            problems = "; ".join(self._problems.values()) or "no answer"
+            raise StartError(f"not all workers listen within {START_S:g} s: {problems}") from None
         for opened in list(self._placeholders):
             if opened.type == socket.SOCK_DGRAM:  # it would get a share of the datagrams
                 self._placeholders.remove(opened)
@@ -425,7 +425,7 @@ class Pool:
             try:
                 member = self._spawn(number)
                 await member.ended.wait()
-                problem = await asyncio.to_thread(_end_of, member.process) if not member.killed else member.why
+                problem = member.why or await asyncio.to_thread(_end_of, member.process)
                 self._kill(member, problem)
                 await asyncio.to_thread(member.process.wait)
             except OSError as error:
@@ -472,8 +472,6 @@ class Pool:
 
     def _kill(self, member: _Member, why: str) -> None:
         """End a worker now. The first reason is the one that counts."""
-        if not member.ended.is_set():
-            member.killed = True
         if member.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 member.process.kill()

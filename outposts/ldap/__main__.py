@@ -1,20 +1,30 @@
-"""The LDAP daemon: ``outposts ldap``, ``python -m outposts.ldap``. Puts Twisted's reactor on the loop and runs."""
+"""The LDAP daemon: ``outposts ldap``, ``python -m outposts.ldap``. Puts Twisted's reactor on the loop and runs.
+
+With several workers this is also what each of them runs, as ``python -m outposts.ldap worker <descriptor>``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from common import daemon
-from common.service import DaemonContext, Service
+from common.service import DaemonContext, Service, ServiceFactory
+
+if TYPE_CHECKING:
+    from common.worker import WorkerService
+    from common.workers import Publisher, Source
 
 # Seconds for which a thread (the building of a directory) may hold the interpreter while the loop waits for it.
 # Python's own 5 ms would be felt by every search meanwhile.
 SWITCH_INTERVAL_S = 0.0005
 
 
-def main() -> int:
-    """Run the daemon; returns its exit code (docs/settings.md)."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the daemon, or the worker that the arguments name; returns its exit code (docs/settings.md)."""
     reactors = []
 
     def new_loop() -> asyncio.AbstractEventLoop:
@@ -28,15 +38,37 @@ def main() -> int:
         reactors.append(reactor)
         return loop
 
-    def service(context: DaemonContext) -> Service:
-        # Imported here: Twisted's modules ask for the installed reactor when they are loaded.
-        from outposts.ldap.service import LDAPService
+    # Imported inside: Twisted's modules ask for the installed reactor when they are loaded.
 
-        return LDAPService(context, reactors[0])
+    def service(context: DaemonContext) -> Service:
+        from outposts.ldap.service import LDAPService, process_loader
+
+        return LDAPService(context, reactors[0], process_loader)
+
+    def worker_service(context: DaemonContext) -> WorkerService:
+        from outposts.ldap.shared import LDAPWorkerService
+
+        return LDAPWorkerService(context, reactors[0])
+
+    def source(context: DaemonContext, publisher: Publisher) -> Source:
+        from outposts.ldap.shared import LDAPSource
+
+        return LDAPSource(context, reactors[0], publisher)
+
+    def workers(count: int) -> ServiceFactory:
+        from common.workers import Plan, Pool, interpreter_command
+
+        listeners = {"listen_ldap": socket.SOCK_STREAM, "listen_ldaps": socket.SOCK_STREAM}
+        plan = Plan(count, interpreter_command("outposts.ldap"), listeners)
+        return lambda context: Pool(context, plan, source)
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return daemon.main("ldap", service, loop_factory=new_loop)
+    if arguments:
+        from common import worker
+
+        return worker.main(int(arguments[1]), worker_service, loop_factory=new_loop)
+    return daemon.main("ldap", service, loop_factory=new_loop, workers=workers)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

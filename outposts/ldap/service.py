@@ -296,13 +296,18 @@ class LDAPService:
         self._states = loaded.states
         self._end_logins(loaded.changed, loaded.gone)
 
-    def _serve(self, snapshots: Mapping[int, Snapshot], loaded_at: float) -> None:
-        """Serve these directories, by provider, from now on; other providers keep theirs. ``loaded_at``: unix time."""
+    def _serve(self, snapshots: Mapping[int, Snapshot], loaded_at: float | None) -> None:
+        """Serve these directories, by provider, from now on; other providers keep theirs.
+
+        ``loaded_at``: unix time; None for directories from state files, whose age nobody knows.
+        """
         providers = []
         for settings in self._resolved:
             snapshot = snapshots.get(settings.pk)
             if snapshot is not None and snapshot.options == settings.options and settings.search_cached:
                 providers.append(Provider(settings, snapshot))
+                if loaded_at is None:
+                    continue
                 self._loaded_at[settings.pk] = loaded_at
                 metrics.snapshot_age.labels(settings.application_slug).set_function(partial(self._age, settings.pk))
             else:
