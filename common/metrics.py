@@ -104,6 +104,8 @@ snapshot_seconds = Histogram(
 )
 snapshot_skipped = Gauge("outposts_snapshot_skipped_objects", "Users and groups that could not be mapped.", ("app",))
 gid_collisions = Gauge("outposts_gid_collisions", "Groups that share a gidNumber with another entry.", ("app",))
+uid_collisions = Gauge("outposts_uid_collisions", "Values of uidNumber that several users share.", ("app",))
+followers = Gauge("outposts_followers", "Searches that wait for changes of a directory.")
 bind_cache_entries = Gauge("outposts_bind_cache_entries", "Successful binds that are remembered.")
 bind_cache_lookups = Counter(
     "outposts_bind_cache_lookups_total",
@@ -137,6 +139,7 @@ GAUGE_RULES: Mapping[str, str] = {
     "outposts_snapshot_skipped_objects": SUPERVISOR,
     "outposts_snapshot_cpu_seconds": SUPERVISOR,
     "outposts_gid_collisions": SUPERVISOR,
+    "outposts_uid_collisions": SUPERVISOR,
     "outposts_bind_cache_entries": SUM,
     "outposts_workers_listening": SUPERVISOR,
     "process_resident_memory_bytes": SUM,  # pages that workers share count for each of them

@@ -73,6 +73,7 @@ LEVELS: dict[str, int] = {
     "outposts.ldap.index": 1,
     "outposts.ldap.encoded": 1,
     "outposts.ldap.contents": 1,
+    "outposts.ldap.collisions": 1,
     "outposts.ldap.assembly": 2,
     "outposts.ldap.building": 2,
     "outposts.ldap.builder": 2,

@@ -15,6 +15,7 @@ from pyroaring import BitMap
 
 from common.records import Group, User
 from outposts.ldap.assembly import Assembler, make_index, make_indexes
+from outposts.ldap.collisions import shared_group_numbers, shared_user_numbers
 from outposts.ldap.contents import KIND_SHIFT, PK, RDN, SLOT_MASK, BuildReport, Contents, Origin
 from outposts.ldap.dn import fold
 from outposts.ldap.entries import (
@@ -144,9 +145,6 @@ class ContentsBuilder:
             members.run_optimize()
         kept = BitMap(self._kept)
         indexes = make_indexes(assembler, self._previous, kept)
-        collisions = tuple(
-            (number, tuple(sorted(names))) for number, names in sorted(self._gids.items()) if len(names) > 1
-        )
         return Contents(
             options=self._options,
             stores=stores,
@@ -168,7 +166,10 @@ class ContentsBuilder:
                 reused=len(kept & (users | groups)),
                 errors=tuple(self._errors),
                 error_count=self._error_count,
-                gid_collisions=collisions,
+                gid_collisions=shared_group_numbers(
+                    self._gids, indexes.get("gidnumber"), kinds[Kind.VIRTUAL_GROUP], stores
+                ),
+                uid_collisions=shared_user_numbers(indexes.get("uidnumber"), users, stores),
             ),
         )
 

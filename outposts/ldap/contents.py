@@ -33,7 +33,8 @@ class BuildReport:
     reused: int = 0  # objects whose raw form was the same as before
     errors: tuple[str, ...] = ()  # objects without an entry, by key; see MAX_ERRORS_TOLD
     error_count: int = 0
-    gid_collisions: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (gidNumber, group names)
+    gid_collisions: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (gidNumber, names of groups and users)
+    uid_collisions: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (uidNumber, names of users)
 
 
 @dataclass(frozen=True)

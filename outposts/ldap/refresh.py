@@ -141,6 +141,7 @@ def report_loaded(
             _report(provider, snapshots[pk], seconds)
         else:
             metrics.snapshot_errors.labels(provider.application_slug).inc()
+    metrics.snapshot_cpu.set(build_cpu_s)
     log.info(
         "directory loaded",
         users=users,
@@ -157,6 +158,7 @@ def _report(provider: ProviderSettings, snapshot: Snapshot, seconds: float) -> N
     metrics.snapshot_entries.labels(app).set(len(snapshot))
     metrics.snapshot_skipped.labels(app).set(report.error_count)
     metrics.gid_collisions.labels(app).set(len(report.gid_collisions))
+    metrics.uid_collisions.labels(app).set(len(report.uid_collisions))
     metrics.snapshot_seconds.labels(app).observe(seconds)
     report_objects(provider, snapshot)
     if report.gid_collisions:
@@ -164,8 +166,19 @@ def _report(provider: ProviderSettings, snapshot: Snapshot, seconds: float) -> N
             "groups share a gidNumber; give one of them the attribute gidNumber, or set gid to hash",
             provider=provider.name,
             count=len(report.gid_collisions),
-            first=[f"{number}: {', '.join(names)}" for number, names in report.gid_collisions[:5]],
+            first=_first(report.gid_collisions),
         )
+    if report.uid_collisions:
+        log.warning(
+            "users share a uidNumber; give each an attribute uidNumber of its own, or none",
+            provider=provider.name,
+            count=len(report.uid_collisions),
+            first=_first(report.uid_collisions),
+        )
+
+
+def _first(shared: tuple[tuple[str, tuple[str, ...]], ...]) -> list[str]:
+    return [f"{number}: {', '.join(names[:5])}" for number, names in shared[:5]]
 
 
 __all__ = ["Listings", "Loaded", "Loader", "ThreadLoader", "UserStates", "report_loaded", "states_of", "told"]

@@ -172,7 +172,8 @@ def _load(buffer: bytes | mmap) -> Contents:
     ]
     report = head["report"]
     report["errors"] = tuple(report["errors"])
-    report["gid_collisions"] = tuple((number, tuple(names)) for number, names in report["gid_collisions"])
+    for name in ("gid_collisions", "uid_collisions"):
+        report[name] = tuple((number, tuple(names)) for number, names in report[name])
     return Contents(
         options=msgspec.convert(head["options"], EntryOptions),
         stores=stores,

@@ -262,6 +262,27 @@ def test_every_option_is_a_setting() -> None:
     assert row.kind.parse(list(EXTRA_ATTRIBUTES)) == EXTRA_ATTRIBUTES
 
 
+def test_shared_numbers_are_told() -> None:
+    """Users with one ``uidNumber``, and groups with the number of another group or of a user's own group."""
+    users = [
+        factories.user(1, "one", attributes={"uidNumber": "5000"}),
+        factories.user(2, "two, too", attributes={"uidNumber": "05000", "gidNumber": "60"}),
+        factories.user(3, "three"),
+    ]
+    groups = [
+        factories.group("ga", 1, users=[], attributes={"gidNumber": "2003"}),
+        factories.group("gb", 2, users=[], attributes={"gidNumber": "77"}),
+        factories.group("gc", 3, users=[], attributes={"gidNumber": "77"}),
+        factories.group("gd", 4, users=[], attributes={"gidNumber": "no number", "uidNumber": "2003"}),
+    ]
+    factories.link(users, groups)
+    report = Snapshot.build(EntryOptions(BASE), raw(users), raw(groups)).report
+    assert report.uid_collisions == (("5000", ("one", "two, too")),)
+    assert report.gid_collisions == (("2003", ("ga", "three")), ("77", ("gb", "gc")))
+    again = Snapshot.from_buffer(Snapshot.build(EntryOptions(BASE), raw(users), raw(groups)).to_bytes()).report
+    assert (again.uid_collisions, again.gid_collisions) == (report.uid_collisions, report.gid_collisions)
+
+
 def test_hashed_group_numbers() -> None:
     """``gid=hash``: 2^20 plus 30 bits of the uuid's SHA-256; an own attribute still wins."""
     group = Group(pk="5b2d4cc0-0000-4000-8000-000000000001", name="g", num_pk=12345)
