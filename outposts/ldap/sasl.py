@@ -38,7 +38,7 @@ def parse_plain(credentials: bytes | None) -> Plain | None:
 def name_of(identity: str) -> bytes | None:
     """The bind name inside an authorization identity (RFC 4513 §5.2.1.8: ``dn:…`` or ``u:…``); None for other forms."""
     kind, separator, value = identity.partition(":")
-    if not separator or kind not in ("dn", "u") or not value:
+    if not separator or kind.lower() not in ("dn", "u") or not value:
         return None
     return value.encode()
 
@@ -52,6 +52,7 @@ def same_identity(wanted: str, dn: str, username: str, proved: tuple[str, bytes]
     if not wanted:
         return True
     kind, _, value = wanted.partition(":")
+    kind = kind.lower()
     if kind == "u":
         return value == username or (proved is not None and value == proved[0])
     if kind != "dn":
