@@ -102,16 +102,19 @@ def raw_users(users: int, changed_every: int = 0) -> Iterator[bytes]:
         yield json.dumps(user(number, users, 1 if changed_every and number % changed_every == 0 else 0)).encode()
 
 
+def group(number: int, users: int) -> dict[str, object]:
+    """One group with its members."""
+    members = members_of(number, users)
+    return {
+        "pk": group_uuid(number), "num_pk": 10000 + number, "name": group_name(number), "is_superuser": False,
+        "parents": [], "parents_obj": [], "users": members,
+        "users_obj": [{"pk": member, "username": username(member), "name": "", "is_active": True,
+                       "email": "", "uid": "", "attributes": {}} for member in members],
+        "attributes": {}, "roles": [], "children": [], "children_obj": [],
+    }  # fmt: skip
+
+
 def raw_groups(users: int) -> Iterator[bytes]:
     """JSON of each group with its members."""
-    for group in range(group_count(users)):
-        members = members_of(group, users)
-        yield json.dumps(
-            {
-                "pk": group_uuid(group), "num_pk": 10000 + group, "name": group_name(group), "is_superuser": False,
-                "parents": [], "parents_obj": [], "users": members,
-                "users_obj": [{"pk": number, "username": username(number), "name": "", "is_active": True,
-                               "email": "", "uid": "", "attributes": {}} for number in members],
-                "attributes": {}, "roles": [], "children": [], "children_obj": [],
-            }
-        ).encode()  # fmt: skip
+    for number in range(group_count(users)):
+        yield json.dumps(group(number, users)).encode()
