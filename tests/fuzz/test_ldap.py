@@ -10,9 +10,11 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from outposts.ldap import filters
+from outposts.ldap import filters, sync_wire
 from outposts.ldap.ber import ProtocolError, frame_end, length_of, tlv
 from outposts.ldap.client_wire import decode_response, encode_request
 from outposts.ldap.dn import DN, DNError
@@ -20,6 +22,25 @@ from outposts.ldap.filter_text import parse_text, to_text
 from outposts.ldap.filters import FilterError
 from outposts.ldap.rfc import Tag
 from outposts.ldap.session import Session, SessionLimits
+from outposts.ldap.sync_wire import (
+    ChangeType,
+    EntryChange,
+    InfoKind,
+    PersistentSearch,
+    SyncDone,
+    SyncInfo,
+    SyncMode,
+    SyncRequest,
+    SyncState,
+    SyncStateValue,
+    encode_cancel,
+    encode_entry_change,
+    encode_persistent_search,
+    encode_sync_done,
+    encode_sync_info,
+    encode_sync_request,
+    encode_sync_state,
+)
 from outposts.ldap.wire import (
     Attribute,
     BindRequest,
@@ -164,6 +185,27 @@ def fuzz_session(source: random.Random) -> str:
     return "closed" if session.closed else "open"
 
 
+FOLLOWING: dict[Callable[[bytes | None], Any], bytes] = {
+    sync_wire.decode_sync_request: encode_sync_request(SyncRequest(SyncMode.REFRESH_AND_PERSIST, b"cookie", True)),
+    sync_wire.decode_sync_state: encode_sync_state(SyncStateValue(SyncState.ADD, bytes(range(16)), b"cookie")),
+    sync_wire.decode_sync_done: encode_sync_done(SyncDone(b"cookie", True)),
+    sync_wire.decode_sync_info: encode_sync_info(SyncInfo(InfoKind.ID_SET, b"cookie", True, (bytes(16),) * 3)),
+    sync_wire.decode_persistent_search: encode_persistent_search(PersistentSearch(15, True, True)),
+    sync_wire.decode_entry_change: encode_entry_change(EntryChange(ChangeType.MODIFY_DN, b"cn=a", 7)),
+    sync_wire.decode_cancel: encode_cancel(7),
+}
+
+
+def fuzz_following(source: random.Random) -> str:
+    """Values of the controls for following a directory, and of Cancel."""
+    decode, seed = source.choice(list(FOLLOWING.items()))
+    try:
+        decode(damage(source, seed))
+    except ProtocolError:
+        return "error"
+    return "message"
+
+
 TARGETS = (
     fuzz_frame,
     fuzz_request,
@@ -173,6 +215,7 @@ TARGETS = (
     fuzz_filter_text,
     fuzz_name,
     fuzz_session,
+    fuzz_following,
 )
 
 
