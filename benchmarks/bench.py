@@ -1,4 +1,4 @@
-"""``scripts/bench [ldap] [--quick] [--no-docs]``: measure, print one table, and write it to docs/benchmarks.md."""
+"""``scripts/bench [ldap] [--quick] [--users N] [--workers N]``: measure, print one table, write docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import ldap_bench
@@ -60,15 +61,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", nargs="?", default="ldap", choices=["ldap"])
     parser.add_argument("--quick", action="store_true", help="fewer users, one short round; docs stay as they are")
     parser.add_argument("--users", type=int, help="number of users (default 10,000)")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes of ours (default 1)")
     chosen = parser.parse_args(arguments)
-    plan = ldap_bench.QUICK if chosen.quick else ldap_bench.Plan()
+    plan = replace(ldap_bench.QUICK if chosen.quick else ldap_bench.Plan(), workers=chosen.workers)
     if chosen.users:
-        plan = ldap_bench.Plan(chosen.users, plan.connections, plan.seconds, plan.warm_up_s, plan.rounds)
+        plan = replace(plan, users=chosen.users)
     rows, facts = ldap_bench.run(plan, lambda text: print(text, file=sys.stderr, flush=True))
     facts.insert(0, machine())
     shown = table(rows, "slapd")
     print(f"\n{shown}\n\n" + "\n".join(f"- {fact}" for fact in facts))
-    if not chosen.quick and not chosen.users:
+    if not chosen.quick and not chosen.users and chosen.workers == 1:
         write_section("ldap", "## LDAP\n\n" + shown + "\n\n" + "\n".join(f"- {fact}" for fact in facts))
         print(f"\nwritten to {DOCS.relative_to(DOCS.parent.parent)}", file=sys.stderr)
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -54,6 +55,7 @@ class Plan:
     seconds: float = 4.0
     warm_up_s: float = 1.0
     rounds: int = 3
+    workers: int = 1
 
 
 QUICK = Plan(users=2_000, seconds=1.0, warm_up_s=0.3, rounds=1)
@@ -135,19 +137,34 @@ class Server:
     pid: int
     attribute: str  # what single entries are searched by
 
+    def pids(self) -> list[int]:
+        """Its process and the workers of that."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *(int(child) for child in children)]
+
     def memory(self) -> tuple[float, float]:
-        """Resident memory and the part that is not mapped files, in MiB."""
-        fields = {}
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            key, _, value = line.partition(":")
-            fields[key] = value.split()
-        return int(fields["VmRSS"][0]) / 1024, int(fields["RssAnon"][0]) / 1024
+        """Resident memory and the part that is not mapped files, in MiB. What processes share counts once."""
+        total = anonymous = 0
+        for pid in self.pids():
+            fields = {}
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+                key, _, value = line.partition(":")
+                fields[key] = int(value.split()[0])
+            total += fields["Pss"]
+            anonymous += fields["Pss_Anon"]
+        if len(self.pids()) == 1:  # libraries that other programs map too are its own memory as well
+            text = Path(f"/proc/{self.pid}/status").read_text()
+            total, anonymous = (int(re.findall(rf"{name}:\s+(\d+)", text)[0]) for name in ("VmRSS", "RssAnon"))
+        return total / 1024, anonymous / 1024
 
     def cpu_s(self) -> tuple[float, float]:
-        """Processor time of all its threads so far, in seconds: its own and the kernel's for it."""
-        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        """Processor time of all its processes and threads so far, in seconds: its own and the kernel's for it."""
         ticks = os.sysconf("SC_CLK_TCK")
-        return int(after_name[11]) / ticks, int(after_name[12]) / ticks
+        own = kernel = 0
+        for pid in self.pids():
+            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            own, kernel = own + int(after_name[11]), kernel + int(after_name[12])
+        return own / ticks, kernel / ticks
 
     def job(self, plan: Plan, requests: list[bytes], connections: int, first: bytes = b"") -> dict[str, Any]:
         """A job for the load generator, after one checked exchange: it must succeed with the same ending."""
@@ -198,7 +215,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
         core.outpost["config"]["log_level"] = "warning"  # slapd does not write a line per request either
         core.people.passwords = {str(user["username"]): PASSWORD for user in core.users}
         say(f"starting our daemon with {plan.users} users …")
-        environment = daemons.outpost_environment(core.url, core.token, **SETTINGS, **RAISED)
+        workers = {"OUTPOSTS_WORKERS": str(plan.workers)}
+        environment = daemons.outpost_environment(core.url, core.token, **SETTINGS, **RAISED, **workers)
         daemon = stack.enter_context(daemons.running("ldap", environment))
         ours = Server("outposts", daemon.address("ldap"), daemon.pid, "cn")
         say("loading slapd with the same entries …")
@@ -224,7 +242,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
             f"{plan.users} users with {attributes} attributes, in {groups} each; "
             f"{plan.rounds} alternating rounds of {plan.seconds:g} s, medians",
             f"slapd {slapd.version(program)}, back-mdb, equality indexes, its default threads; "
-            "ours one process, cached mode; both without a log line per request",
+            f"ours {'one process' if plan.workers == 1 else f'a supervisor and {plan.workers} workers'}, cached mode; "
+            "both without a log line per request",
             "our limits for this run: " + ", ".join(f"{name}={value}" for name, value in RAISED.items()),
             f"the load generator used {busy:.0%} of one core at most",
         ]

@@ -215,7 +215,7 @@ class Worker:
                         await self._configure(service, message)
                     case Publish():
                         await self._receive(service, message, fd)
-                    case Listen():
+                    case Listen() if not self._draining:
                         listeners = await service.listen()
                         self._channel.send(Listening(tuple(listeners)))
             except StartError as error:
