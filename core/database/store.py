@@ -60,6 +60,9 @@ class Store:
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
+        except sqlite3.Error as error:
+            raise DatabaseError(f"{self.path}: {error}") from error
+        try:
             self._connection.row_factory = sqlite3.Row
             self._connection.create_function("casefold", 1, _casefold, deterministic=True)
             self._connection.create_function("regexp_match", 3, _regexp_match, deterministic=True)
@@ -68,7 +71,11 @@ class Store:
             self._connection.execute(f"PRAGMA cache_size=-{PAGE_CACHE_KIB}")
             self._migrate()
         except sqlite3.Error as error:
+            self._connection.close()
             raise DatabaseError(f"{self.path}: {error}") from error
+        except DatabaseError:
+            self._connection.close()
+            raise
 
     def close(self) -> None:
         """Close the file. Nothing may be called afterwards."""
