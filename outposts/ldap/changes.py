@@ -44,6 +44,7 @@ class ChangeSet:
 
     ``touched``: entries that are new, moved, or not as before. ``added``: those of them whose entryUUID is new.
     ``counted``: containers with another number of subordinates. ``renamed``: touched entries with another DN → the old.
+    ``within``: touched entries that kept place and DN, by the attributes (canonical lower case) that are different.
     """
 
     before: bytes
@@ -53,6 +54,12 @@ class ChangeSet:
     counted: BitMap
     gone: tuple[Gone, ...]
     renamed: Mapping[int, bytes]
+    within: Mapping[frozenset[str], BitMap]
+
+    def touched_in(self, attributes: frozenset[str]) -> BitMap:
+        """Touched entries that are another to somebody who looks at these attributes only."""
+        unseen = [members for names, members in self.within.items() if not names & attributes]
+        return self.touched - BitMap.union(*unseen) if unseen else self.touched
 
     @property
     def weight(self) -> int:
@@ -97,6 +104,7 @@ def compare(older: Snapshot, newer: Snapshot) -> ChangeSet:
     touched = BitMap()
     gone: list[Gone] = []
     renamed: dict[int, bytes] = {}
+    within: dict[frozenset[str], list[int]] = {}
     fresh: list[int] = []  # entries at a number that held nothing or another entry before
     for kind in Kind:
         before, after = older.kinds[kind], newer.kinds[kind]
@@ -110,6 +118,8 @@ def compare(older: Snapshot, newer: Snapshot) -> ChangeSet:
                 fresh.append(number)
             elif dn != newer.dn(number):
                 renamed[number] = dn
+            else:
+                within.setdefault(_attributes(older, newer, number), []).append(number)
     touched.update(fresh)
     moved = {row.uuid for row in gone}
     counted = BitMap(
@@ -125,7 +135,26 @@ def compare(older: Snapshot, newer: Snapshot) -> ChangeSet:
         counted=counted,
         gone=tuple(gone),
         renamed=renamed,
+        within={names: BitMap(numbers) for names, numbers in within.items()},
     )
+
+
+def _attributes(older: Snapshot, newer: Snapshot, number: int) -> frozenset[str]:
+    """Attributes in which an entry is different."""
+    before, after = _slices(older, number), _slices(newer, number)
+    return frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _slices(snapshot: Snapshot, number: int) -> dict[str, list[bytes]]:
+    """Canonical name → encoded attributes of that name."""
+    kind, slot = Kind(number >> KIND_SHIFT), number & SLOT_MASK
+    store = snapshot.stores[kind]
+    start, cut = store.starts[slot], store.cut_starts[slot] + 1
+    found: dict[str, list[bytes]] = {}
+    for place, name in enumerate(snapshot.layouts[kind][store.layout_numbers[slot]]):
+        raw = bytes(store.data[start + store.cuts[cut + place] : start + store.cuts[cut + place + 1]])
+        found.setdefault(name, []).append(raw)
+    return found
 
 
 def _differing(older: Snapshot, newer: Snapshot, kind: Kind) -> list[int]:

@@ -121,6 +121,8 @@ class LDAPService:
             self_signed=lambda: self_signed(datetime.datetime.now(datetime.UTC)),
         )
         metrics.bind_cache_entries.set_function(lambda: len(cache))
+        feeds = self.desk.searches.feeds
+        metrics.followers.set_function(lambda: len(feeds))
 
     # -- common.service.Service --------------------------------------------------------------------------------------
 

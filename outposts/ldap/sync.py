@@ -37,7 +37,8 @@ from outposts.ldap.filters import And, Extensible, Filter, Not, Or
 from outposts.ldap.messages import Control, SearchRequest
 from outposts.ldap.rfc import CONTROLS as CONTROLS_TAG
 from outposts.ldap.rfc import SEQUENCE, ControlOid, Extension, MatchingRule, ResultCode, Tag
-from outposts.ldap.search import Viewer, encode_entries, selection
+from outposts.ldap.schema import Schema
+from outposts.ldap.search import Selection, Viewer, encode_entries, selection, wanted_names
 from outposts.ldap.sync_wire import (
     ChangeType,
     EntryChange,
@@ -295,6 +296,7 @@ class Follower:
         self._digest = question.digest(feed.provider_pk)
         self._far = reaches_far(request.filter)
         attributes = selection(request.attributes)
+        self._attributes = looks_at(request.filter, attributes, feed.snapshot.schema)
         self._counts = (
             attributes.all_operational or bool(attributes.names & COUNTS) or names_any(request.filter, COUNTS)
         )
@@ -510,7 +512,7 @@ class Follower:
     def _touched(self, steps: Iterable[ChangeSet]) -> BitMap:
         found = BitMap()
         for step in steps:
-            found |= step.touched
+            found |= step.touched if self._attributes is None else step.touched_in(self._attributes)
             if self._counts:
                 found |= step.counted
         return found
@@ -638,6 +640,20 @@ def _walk(node: Filter) -> Iterator[Filter]:
 def reaches_far(node: Filter) -> bool:
     """Whether an entry can come to match without being changed itself: the rule that follows groups in groups."""
     return any(isinstance(item, Extensible) and item.rule in MatchingRule.IN_CHAIN for item in _walk(node))
+
+
+def looks_at(node: Filter, chosen: Selection, schema: Schema) -> frozenset[str] | None:
+    """Canonical names of the attributes that decide whether an entry is found and what of it is sent; None: all."""
+    if chosen.all_user:
+        return None
+    names = wanted_names(schema, chosen)
+    for item in _walk(node):
+        if isinstance(item, Extensible) and item.attribute is None:
+            return None
+        name = getattr(item, "attribute", None)
+        if name is not None:
+            names.add(schema.canonical(name) or name)
+    return frozenset(names)
 
 
 def names_any(node: Filter, attributes: frozenset[str]) -> bool:

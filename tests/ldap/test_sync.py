@@ -482,7 +482,7 @@ steps = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(states, steps, searches, viewers, st.booleans())
 def test_the_replica_always_ends_with_the_truth(
     state: State, story: list[tuple[str, Any]], what: dict[str, Any], viewer: Viewer, nested: bool
@@ -690,8 +690,8 @@ def test_a_login_changes_records_but_no_entry() -> None:
         rows = [factories.group(name, 20001 - (name == "ops"), users=sorted(groups[name][0])) for name in groups]
         rows[1]["parents"] = [factories.group_uuid("staff")]
         factories.link(users, rows)
-        raw = [[msgspec.Raw(msgspec.json.encode(row)) for row in part] for part in (users, rows)]
-        server.snapshot = Snapshot.build(before.options, *raw, before)
+        listed, grouped = ([msgspec.Raw(msgspec.json.encode(row)) for row in part] for part in (users, rows))
+        server.snapshot = Snapshot.build(before.options, listed, grouped, before)
         changes = compare(before, server.snapshot)
         assert (changes.weight, changes.before == changes.after) == (0, False)
         server.feed.publish(server.snapshot, changes)
@@ -701,6 +701,35 @@ def test_a_login_changes_records_but_no_entry() -> None:
     ask(server, replica, RO)
     assert replica.counts == {}
     expect(server, replica)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text", "news"),
+    [
+        ((b"cn",), "(objectClass=*)", {}),
+        ((b"1.1",), "(objectClass=*)", {}),
+        ((b"cn", b"mail"), "(objectClass=*)", {"modify": 1}),
+        ((b"cn", b"+"), "(objectClass=*)", {}),
+        ((), "(objectClass=*)", {"modify": 1}),
+        ((b"cn",), "(mail=*)", {"modify": 1}),
+    ],
+)
+def test_changes_of_attributes_that_nobody_looks_at_are_no_news(
+    attributes: tuple[bytes, ...], text: str, news: dict[str, int]
+) -> None:
+    """An attribute is looked at when it is sent or asked for by the filter."""
+    what: dict[str, Any] = {"attributes": attributes, "text": text}
+    server, replica, poller = Server(), Replica(), Replica()
+    follower = ask(server, replica, RP, **what)
+    ask(server, poller, RO, **what)
+    replica.counts.clear()
+    server.change(changed(1, "alice", "new@x.io"))
+    replica.hear(read(follower))
+    assert replica.counts == news
+    ask(server, poller, RO, **what)
+    assert poller.counts == ({"add": 1} if news else {})
+    expect(server, replica, **what)
+    expect(server, poller, **what)
 
 
 def test_identities() -> None:
