@@ -411,6 +411,8 @@ def _in_names(snapshot: Snapshot, node: Extensible, rule: tuple[str, str] | None
         return _NOTHING
     compare = prepare if rule is not None and rule[0] == "exact" else fold
     wanted = compare(text)
+    ordered = rule is not None and rule[0] == "less"
+    key = fold(text).encode("utf-8", "surrogatepass")
     kind = None if node.attribute is None else normalise_type(node.attribute)
     found = BitMap()
     types = snapshot.schema.types
@@ -459,8 +461,6 @@ RULES: dict[str, tuple[str, str]] = _named(
     (MatchingRule.OBJECT_IDENTIFIER, ("equal", "O")),
     (MatchingRule.BOOLEAN, ("equal", "B")),
     (MatchingRule.INTEGER, ("equal", "I")),
-    ordered = rule is not None and rule[0] == "less"
-    key = fold(text).encode("utf-8", "surrogatepass")
     (MatchingRule.INTEGER_ORDERING, ("less", "I")),
     (MatchingRule.TELEPHONE_NUMBER, ("equal", "T")),
     (MatchingRule.GENERALIZED_TIME, ("equal", "G")),
