@@ -395,6 +395,8 @@ class Pool:
 
     def _start(self) -> None:
         """Settle the addresses and start all workers. Raises ``StartError``."""
+        if sys.platform != "linux":  # where SO_REUSEPORT spreads connections and a worker can be tied to its parent
+            raise StartError("OUTPOSTS_WORKERS: several workers need Linux; set it to 1")
         settings = self._context.settings
         found: dict[str, tuple[ListenAddress, ...]] = {}
         for name, kind in self._plan.listeners.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -171,3 +172,26 @@ def test_healthcheck_imports_almost_nothing() -> None:
     assert not {"asyncio", "ssl", "aiohttp", "httpx", "structlog", "prometheus_client"} & set(loaded.split())
     assert healthcheck.SOCKET_NAME == SOCKET_NAME
     assert healthcheck.main(["x"]) == 1
+
+
+async def test_a_service_of_several_processes_answers_for_all(tmp_path: Path) -> None:
+    """Its own metrics text, and what it has to say beside the reasons."""
+
+    async def whole() -> bytes:
+        return b"the_sum 3\n"
+
+    server = HealthServer(
+        (ListenAddress("127.0.0.1", 0),),
+        str(tmp_path),
+        list,
+        metrics_text=whole,
+        details=lambda: {"workers": {"wanted": 2}},
+    )
+    (address,) = await server.start()
+    try:
+        status, body, kind = await ask(address, "/metrics")
+        assert (status, body, kind) == (200, b"the_sum 3\n", metrics.CONTENT_TYPE)
+        _, body, _ = await ask(address, "/readyz")
+        assert json.loads(body) == {"ready": True, "reasons": [], "workers": {"wanted": 2}}
+    finally:
+        await server.close()

@@ -267,6 +267,14 @@ async def test_ended_worker_is_replaced(number: signal.Signals) -> None:
                 assert told["published"] == {"a": {"details": "new", "file": "new file"}}
 
 
+async def test_only_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it is said, not half done."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    async with house(count=1) as it:
+        with pytest.raises(StartError, match="need Linux"):
+            await it.open()
+
+
 async def test_readiness_without_any() -> None:
     """All gone: not ready, and clients are refused at once; nobody else can take the port meanwhile."""
     async with house(count=1) as it:
@@ -457,11 +465,15 @@ async def test_refresh_asked_by_a_worker() -> None:
         await it.until(lambda: it.refreshes == 1, "refresh")
 
 
-async def test_pauses_grow_and_begin_anew() -> None:
-    """Each failure in a row doubles the pause; the number is told."""
+async def test_failures_in_a_row_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They decide the pause, and are told; a worker that lived for a while has not failed in a row."""
     async with house(count=1) as it:
         await it.open()
-        for row in (1, 2, 3):
+        for row in (1, 2, 1):
+            if row == 1:
+                monkeypatch.setattr(workers, "STEADY_S", 0.0)
+            else:
+                monkeypatch.setattr(workers, "STEADY_S", 1e9)
             os.kill(it.pids()[0], signal.SIGKILL)
             await it.until(lambda row=row: f"failures in a row: {row}" in str(it.pool.health_details()), "told")
             await it.whole(1)
