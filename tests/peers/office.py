@@ -23,8 +23,14 @@ STAFF, ADMINS = f"cn=staff,ou=groups,{BASE}", f"cn=admins,ou=groups,{BASE}"
 STAFF_NAMES = {"alice", "bob", JOERG_NAME, *(f"user{number:02d}" for number in range(1, 51, 2))}
 USERS, GROUPS = f"ou=users,{BASE}", f"ou=groups,{BASE}"
 
-# For rfc2307 clients memberUid; for host logins the shell and the gecos field.
-SETTINGS = {"OUTPOSTS_LDAP__EXTRA_ATTRIBUTES": "loginShell,gecos,memberUid"}
+# For rfc2307 clients memberUid; for host logins the shell and the gecos field. All clients, with all their wrong
+# passwords for the same few people, come from one address.
+SETTINGS = {
+    "OUTPOSTS_LDAP__EXTRA_ATTRIBUTES": "loginShell,gecos,memberUid",
+    "OUTPOSTS_LDAP__BIND_FAILURES": "0",
+    "OUTPOSTS_LDAP__BIND_FAILURES_PER_ADDRESS": "0",
+    "OUTPOSTS_LDAP__BIND_FAILURES_PER_ACCOUNT": "0",
+}
 
 
 @dataclass(frozen=True)
