@@ -7,7 +7,7 @@ from outposts.ldap.ber import ProtocolError
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DN
 from outposts.ldap.evaluation import matches
-from outposts.ldap.filters import Filter
+from outposts.ldap.filters import And, Equality, Filter
 
 
 def decode(value: bytes | None) -> Filter:
@@ -22,5 +22,7 @@ def decode(value: bytes | None) -> Filter:
 
 def holds(snapshot: Snapshot, name: DN, node: Filter) -> bool:
     """Whether the filter is true for the entry; Undefined is as good as false (RFC 4528 §3)."""
-    number = snapshot.number_of(name)
-    return number >= 0 and number in matches(snapshot, node)
+    if snapshot.number_of(name) < 0:
+        return False
+    # Together with the name, so that costly parts are looked at for this one entry only.
+    return bool(matches(snapshot, And((Equality("entrydn", str(name).encode()), node))))

@@ -7,11 +7,13 @@ entry; a known attribute that an entry does not have is false.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pyroaring import BitMap
 
+from outposts.ldap import remembered
+from outposts.ldap.candidates import NARROW, Parts, is_costly, within
 from outposts.ldap.directory import KIND_SHIFT, OPERATIONAL, Snapshot
 from outposts.ldap.dn import DN, RDN, DNError, fold, normalise_type, prepare
 from outposts.ldap.entries import Kind
@@ -28,7 +30,7 @@ from outposts.ldap.filters import (
     Present,
     Substrings,
 )
-from outposts.ldap.index import Index, value_matches
+from outposts.ldap.index import STEP, Index, value_matches
 from outposts.ldap.rfc import MatchingRule
 from outposts.ldap.schema import CLASS_NAMES, SYNTAXES, Syntax, integer_of
 
@@ -55,8 +57,12 @@ def _undefined(snapshot: Snapshot, _: object) -> Answer:
 def _and(snapshot: Snapshot, node: And) -> Answer:
     true: BitMap | None = None
     undefined: BitMap | None = None  # entries for which no child so far was false and one was undefined
-    for child in node.children:
-        child_true, child_undefined = evaluate(snapshot, child)
+    for child in cheap_first(node):
+        left = true if undefined is None or true is None else true | undefined
+        if left is not None and len(left) <= NARROW and is_costly(child):
+            child_true, child_undefined = within(snapshot, child, left, evaluate, substring_parts)
+        else:
+            child_true, child_undefined = evaluate(snapshot, child)
         if true is None:
             true, undefined = child_true, child_undefined
         else:
@@ -68,6 +74,15 @@ def _and(snapshot: Snapshot, node: And) -> Answer:
         if not true and not undefined:
             return _NOTHING, None
     return (snapshot.all, None) if true is None else (true, undefined)
+
+
+def cheap_first(node: And) -> Sequence[Filter]:
+    """The children of an ``and``, those that look at every value of an index behind the others."""
+    children = node.children
+    for child in children:
+        if type(child) is not Equality and type(child) is not Present and is_costly(child):
+            return sorted(children, key=is_costly)
+    return children
 
 
 def _or(snapshot: Snapshot, node: Or) -> Answer:
@@ -216,6 +231,9 @@ def _substrings(snapshot: Snapshot, node: Substrings) -> Answer:
     if found is None or found[1].substrings is None:
         return _NOTHING, snapshot.all
     index, syntax = found
+    known = remembered.known(snapshot, node)
+    if known is not None:
+        return known, None
     try:
         initial = prepare_part(syntax, node.initial, ends=(False, True))
         middle = [prepare_part(syntax, part, ends=(True, True)) or b"" for part in node.any]
@@ -229,6 +247,25 @@ def _substrings(snapshot: Snapshot, node: Substrings) -> Answer:
         if any(spaces):
             return _with_spaces(index, initial, middle, final), None
     return index.substring(initial, middle, final), None
+
+
+def substring_parts(snapshot: Snapshot, node: Substrings) -> Parts | None:
+    """A substring item as ``index.substring`` takes it; None if that is not the whole question."""
+    kind = snapshot.schema.types.get(node.attribute)
+    if kind is None or kind.names[0].lower() not in snapshot.indexes:
+        return None
+    syntax = SYNTAXES[kind.syntax]
+    if syntax.substrings is None:
+        return None
+    try:
+        initial = prepare_part(syntax, node.initial, ends=(False, True)) or b""
+        middle = [prepare_part(syntax, part, ends=(True, True)) or b"" for part in node.any]
+        final = prepare_part(syntax, node.final, ends=(True, False))
+    except UnicodeError:
+        return None
+    if not syntax.spaceless and any(b" " in (part[:1], part[-1:]) for part in (initial, *middle, final or b"")):
+        return None
+    return kind.names[0].lower(), syntax, initial, middle, final
 
 
 def _with_spaces(index: Index, initial: bytes | None, middle: list[bytes], final: bytes | None) -> BitMap:
@@ -296,6 +333,9 @@ def _less(snapshot: Snapshot, node: LessOrEqual) -> Answer:
 
 def _extensible(snapshot: Snapshot, node: Extensible) -> Answer:
     """RFC 4511 §4.5.1.7.7, with Active Directory's bit and in-chain rules."""
+    known = remembered.known(snapshot, node)
+    if known is not None:
+        return known, None
     rule = None if node.rule is None else RULES.get(node.rule)
     if node.rule is not None and rule is None:
         return _NOTHING, snapshot.all
@@ -344,14 +384,22 @@ def _rule_match(
         # the ordering rules of extensible matching are "less than" (RFC 4517 §4.2)
         return index.between(None, normalised) - index.equal(normalised), None
     if rule[0] in ("bit_and", "bit_or"):
-        mask = integer_of(normalised)
         found = BitMap()
-        for own in index.values():
-            bits = integer_of(own) & mask
-            if bits == mask if rule[0] == "bit_and" else bits != 0:
-                found |= index.equal(own)
+        for part in bit_steps(index, integer_of(normalised), every=rule[0] == "bit_and"):
+            found |= part
         return found, None
     return _chain(snapshot, index, normalised), None
+
+
+def bit_steps(index: Index, mask: int, *, every: bool) -> Iterator[BitMap]:
+    """Entries with a number that has every bit, or any bit, of ``mask``: in parts of some thousand values."""
+    for start in range(0, index.size, STEP):
+        found = BitMap()
+        for place in range(start, min(start + STEP, index.size)):
+            bits = integer_of(index.value(place)) & mask
+            if bits == mask if every else bits != 0:
+                found.update(index.numbers(place))
+        yield found
 
 
 def _compared(snapshot: Snapshot, name: str, value: bytes, form: Callable[[str], str]) -> Answer:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import accumulate, count, repeat
 from mmap import mmap
+from operator import add
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -29,6 +31,9 @@ SAMPLE_STEP = 64
 # Bytes of values looked through at a time by a substring search: each piece is copied out of the map first, because
 # ``bytes.find`` is many times faster than a search in the map itself; small enough to stay in the processor's cache.
 WINDOW = 64 * 1024
+
+# Values between two pauses where each is looked at: a millisecond or two.
+STEP = 2048
 
 Numbers = Sequence[int]  # array("I") or a memoryview cast to "I"
 
@@ -221,30 +226,38 @@ class Index:
 
     def substring(self, initial: bytes | None, middle: Sequence[bytes], final: bytes | None) -> BitMap:
         """Entries with a value that begins, holds and ends so, parts not overlapping (RFC 4511 §4.5.1.7.2)."""
-        if initial:
-            start = self._left(initial)
-            stop = self._left(initial + SEPARATOR)
-            if not middle and not final:
-                return self._range(start, stop)
-            return self._places(
-                place for place in range(start, stop) if value_matches(self.value(place), initial, middle, final)
-            )
-        parts = [part for part in middle if part]
-        if not parts and not final:
-            return self._range(0, self.size)
-        if len(parts) == 1 and not final:
-            return self._places(self._search(parts[0]))
-        if not parts and final:
-            return self._places(self._search(final + SEPARATOR))
-        longest = max([*parts, final + SEPARATOR] if final else parts, key=len)
-        return self._places(
-            place for place in self._search(longest) if value_matches(self.value(place), b"", parts, final)
-        )
+        found = BitMap()
+        for part in self.substring_steps(initial, middle, final):
+            found = found | part if found else part
+        return found
 
-    def _search(self, needle: bytes) -> list[int]:
-        """Numbers of the values that hold ``needle`` (which may end in the separator)."""
+    def substring_steps(self, initial: bytes | None, middle: Sequence[bytes], final: bytes | None) -> Iterator[BitMap]:
+        """The same in parts of some thousand values, so that others can have a turn in between."""
+        parts = [part for part in middle if part]
+        if initial:
+            start, stop = self._left(initial), self._left(initial + SEPARATOR)
+            if not middle and not final:
+                yield self._range(start, stop)
+                return
+            for at in range(start, stop, STEP):
+                yield self._places(
+                    place
+                    for place in range(at, min(at + STEP, stop))
+                    if value_matches(self.value(place), initial, middle, final)
+                )
+        elif not parts and not final:
+            yield self._range(0, self.size)
+        else:
+            needle = max([*parts, final + SEPARATOR] if final else parts, key=len)
+            for hits in self._search(needle):
+                if len(parts) + bool(final) > 1:
+                    hits = [place for place in hits if value_matches(self.value(place), b"", parts, final)]
+                if hits:
+                    yield self._places(hits)
+
+    def _search(self, needle: bytes) -> Iterator[Iterable[int]]:
+        """Numbers of the values that hold ``needle`` (which may end in the separator), window by window."""
         blob, start, offsets, size = self._blob, self._start, self._offsets, self.size
-        found: list[int] = []
         first = 0
         while first < size:
             begin = offsets[first] - 1
@@ -258,18 +271,13 @@ class Index:
                 place = bisect_right(offsets, begin + position, place, last) - 1
                 hits.append(place)
                 if len(hits) > limit:
-                    values = enumerate(window[1:-1].split(SEPARATOR), first)
-                    if needle.endswith(SEPARATOR):
-                        ending = needle[:-1]
-                        hits = [number for number, value in values if value.endswith(ending)]
-                    else:
-                        hits = [number for number, value in values if needle in value]
+                    yield _counted(window, needle, first)
                     break
                 place += 1
                 position = window.find(needle, offsets[place] - begin)
-            found += hits
+            else:
+                yield hits
             first = last
-        return found
 
     def _sample(self) -> list[bytes]:
         """Every ``SAMPLE_STEP``-th value: made at the first look-up, so that loading stays quick."""
@@ -322,6 +330,18 @@ class Index:
                 collected.extend(flat[ranges[place] : ranges[place + 1]])
         found |= BitMap(collected)
         return found
+
+
+def _counted(window: bytes, needle: bytes, first: int) -> Iterable[int]:
+    """Numbers of the values in a window that hold ``needle``, where many do; some come several times.
+
+    Cut at each hit, the separators in front of it tell in which value it is: all of it runs in C.
+    """
+    pieces = window.split(needle)
+    pieces.pop()
+    own = int(needle.endswith(SEPARATOR))  # a hit that takes a separator with it
+    counts = accumulate(map(bytes.count, pieces, repeat(SEPARATOR)))
+    return map(add, counts, count(first - 1, own))
 
 
 def value_matches(value: bytes, initial: bytes, middle: Sequence[bytes], final: bytes | None) -> bool:

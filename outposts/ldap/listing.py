@@ -1,7 +1,7 @@
 """Searches with controls: assertion, subentries, sorting, pages, list views and matched values around one evaluation.
 
-``run`` is a generator of small steps, because sorting a large result takes longer than the loop may be held; its return
-value is the answer. ``search.run`` stays the short way of requests without such controls.
+``run`` is a generator of small steps, because sorting a large result, or looking at every value of a large index, takes
+longer than the loop may be held; its return value is the answer. ``search.run`` stays the short way of all others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 import msgspec
 from pyroaring import BitMap
 
-from outposts.ldap import assertion, filters, matched_values, paging, sorting, vlv
+from outposts.ldap import assertion, filters, heavy, matched_values, paging, sorting, vlv
 from outposts.ldap.contents import KIND_SHIFT, SLOT_MASK
 from outposts.ldap.controls import Controls
 from outposts.ldap.directory import Snapshot
@@ -103,6 +103,7 @@ def run(
             return _refused(ResultCode.NO_SUCH_OBJECT, "nothing there that the assertion could hold for")
         if not assertion.holds(place.snapshot, place.base, controls.assertion):
             return _refused(ResultCode.ASSERTION_FAILED)
+    yield from heavy.work(place.snapshot, request.filter)
     job = _Job(place, request, controls, cookies, context, stable and viewer.full, size_limit, out_of_time)
     return (yield from job.run())
 
@@ -327,7 +328,7 @@ class _Job:
 
     def _ascending(self, numbers: Sequence[int]) -> bool:
         """Whether the entries are in the order of the directory, which is encoded quickest."""
-        return self._controls.sort is None and self._stable and len(numbers) > 0
+        return self._controls.sort is None and (self._stable or self._controls.paged is None) and len(numbers) > 0
 
     def _one_by_one(
         self, numbers: Sequence[int], items: Sequence[filters.Filter] | None, late: list[int]

@@ -21,7 +21,7 @@ from common import metrics
 from common.errors import CoreError
 from common.logs import get_logger
 from common.version import VERSION
-from outposts.ldap import filters, listing, paging, sync
+from outposts.ldap import filters, heavy, listing, paging, sync
 from outposts.ldap.auth import Identity
 from outposts.ldap.compare import compare
 from outposts.ldap.controls import ADVERTISED, ControlError, Controls, Operation, read
@@ -190,7 +190,7 @@ class Searches:
             return self._direct(request, identity, settings, controls)
         if own.snapshot is None:
             return failed("directory_not_loaded", settings.application_slug)
-        if listing.applies(controls):
+        if listing.applies(controls) or (identity.viewer.full and heavy.items(own.snapshot, request.filter)):
             return self._run(own.snapshot, request, identity, settings, controls, stable=True)
         answer = run(
             own.snapshot,
@@ -232,7 +232,7 @@ class Searches:
         app = settings.application_slug if settings is not None else ""
         strict = settings is not None and settings.strict
         timer = self._timer(request)
-        if not listing.applies(controls):
+        if not listing.applies(controls) and (snapshot is None or not heavy.items(snapshot, request.filter)):
             answer = run(
                 snapshot, request, viewer, info=info, strict=strict, size_limit=self.size_limit, out_of_time=timer
             )
