@@ -11,7 +11,7 @@ directory, and in every worker; the sync cookie carries it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
@@ -100,7 +100,18 @@ def entry_bytes(store: EntryStore, slot: int) -> bytes:
 
 
 def compare(older: Snapshot, newer: Snapshot) -> ChangeSet:
-    """Everything that is different. A pure computation; for large directories give it a thread."""
+    """Everything that is different, at once."""
+    steps = comparing(older, newer)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            changes: ChangeSet = done.value
+            return changes
+
+
+def comparing(older: Snapshot, newer: Snapshot) -> Generator[None, None, ChangeSet]:
+    """Everything that is different, in steps of a few microseconds, so that others get their turns in between."""
     touched = BitMap()
     gone: list[Gone] = []
     renamed: dict[int, bytes] = {}
@@ -108,9 +119,14 @@ def compare(older: Snapshot, newer: Snapshot) -> ChangeSet:
     fresh: list[int] = []  # entries at a number that held nothing or another entry before
     for kind in Kind:
         before, after = older.kinds[kind], newer.kinds[kind]
-        gone += [Gone(number, uuid_of(older, number), older.dn(number)) for number in before - after]
         fresh += after - before
+        for number in before - after:
+            gone.append(Gone(number, uuid_of(older, number), older.dn(number)))
+            yield
         for number in _differing(older, newer, kind):
+            yield
+            if number < 0:
+                continue
             uuid, dn = uuid_of(older, number), older.dn(number)
             touched.add(number)
             if uuid != uuid_of(newer, number):
@@ -157,20 +173,21 @@ def _slices(snapshot: Snapshot, number: int) -> dict[str, list[bytes]]:
     return found
 
 
-def _differing(older: Snapshot, newer: Snapshot, kind: Kind) -> list[int]:
-    """Numbers that hold an entry in both, not the same bytes or not the same entryUUID.
+def _differing(older: Snapshot, newer: Snapshot, kind: Kind) -> Iterator[int]:
+    """Numbers that hold an entry in both, not the same bytes or not the same entryUUID; -1 for each block on the way.
 
     A block of slots with the same occupants' bytes in a row holds the same entries: each says its own length.
     """
     before, after = older.stores[kind], newer.stores[kind]
     common = older.kinds[kind] & newer.kinds[kind]
     if before.suffix != after.suffix:
-        return list(common)
+        yield from common
+        return
     either = older.kinds[kind] ^ newer.kinds[kind]
-    found = []
     first = kind << KIND_SHIFT
     size = min(len(before), len(after))
     for low in range(0, size, BLOCK):
+        yield -1
         high = min(low + BLOCK, size)
         if either.range_cardinality(first + low, first + high) == 0:
             if bytes(before.uuids[low * 16 : high * 16]) == bytes(after.uuids[low * 16 : high * 16]) and bytes(
@@ -182,8 +199,7 @@ def _differing(older: Snapshot, newer: Snapshot, kind: Kind) -> list[int]:
                 bytes(before.uuids[slot * 16 : slot * 16 + 16]) != bytes(after.uuids[slot * 16 : slot * 16 + 16])
                 or entry_bytes(before, slot) != entry_bytes(after, slot)
             ):
-                found.append(first + slot)
-    return found
+                yield first + slot
 
 
 class ChangeLog:

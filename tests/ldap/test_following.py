@@ -482,7 +482,7 @@ async def followed(request: SearchRequest, connection: Connection, paper: Paper,
 
 
 async def test_the_service_tells_followers_what_a_load_changed() -> None:
-    """Compared in a thread after the swap, told in turn; the cookie survives a restart with the state folder."""
+    """Compared after the swap, told in turn; the cookie survives a restart with the state folder."""
     async with house() as at:
         await at.service.apply(configuration(provider()))
         connection, paper = await at.bound()
@@ -530,7 +530,7 @@ async def test_a_comparison_that_breaks_down_makes_followers_begin_anew(monkeypa
         def broken(*_: object) -> None:
             raise RuntimeError("a defect of ours")
 
-        monkeypatch.setattr("outposts.ldap.service.compare", broken)
+        monkeypatch.setattr("outposts.ldap.service.comparing", broken)
         at.api.user_records.append(factories.user(77, "zoe"))
         await at.service.apply(configuration(provider()))
         await until(lambda: paper.data)

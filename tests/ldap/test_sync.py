@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outposts.ldap import controls, filters
-from outposts.ldap.changes import ChangeLog, compare, identity, uuid_of
+from outposts.ldap.changes import ChangeLog, compare, comparing, identity, uuid_of
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DN
 from outposts.ldap.entries import EntryOptions
@@ -743,6 +743,15 @@ def test_identities() -> None:
     assert identity(first) != identity(build(BASE, uid_start=7))
     assert identity(first.view(1)) != identity(first.view(2))
     assert identity(first.view(2)) == identity(other.view(2))
+
+
+def test_comparing_gives_others_their_turns() -> None:
+    """A step for each block of slots, whether or not something in it is different."""
+    people = {pk: (f"user{pk}", "a@x.io") for pk in range(1, 400)}
+    older = build((people, {}))
+    newer = build((people | {7: ("user7", "b@x.io")}, {}), older)
+    assert sum(1 for _ in comparing(older, newer)) >= 2 * 400 // 64
+    assert compare(older, newer).weight == 1
 
 
 def test_a_feed_compares_once_while_more_comes() -> None:
