@@ -377,6 +377,7 @@ class Connection:
                 self._backlog.extend(waiting)
                 asyncio.get_running_loop().call_soon(self._serve_more)
             else:
+                self._speak(self.session.data_to_send())  # of what stood behind the bind and was no request
                 self._regulate()
         except Exception:
             log.exception("bind failed unexpectedly", client=self.client_ip)

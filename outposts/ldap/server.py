@@ -246,8 +246,11 @@ class Server:
             del self._per_address[address]
 
     def _sweep(self) -> None:
-        """Close connections that are silent or do not read what they asked for."""
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        self._sweep_now()
+
+    def _sweep_now(self) -> None:
+        """Close connections that are silent, drip, or do not read what they asked for."""
         now = time.monotonic()
         for wire in list(self.wires):
             connection = wire.connection
