@@ -21,6 +21,7 @@ SOUTH_NAME = "vertrieb-süd"
 SOUTH = f"cn={SOUTH_NAME},ou=groups,{BASE}"
 STAFF, ADMINS = f"cn=staff,ou=groups,{BASE}", f"cn=admins,ou=groups,{BASE}"
 STAFF_NAMES = {"alice", "bob", JOERG_NAME, *(f"user{number:02d}" for number in range(1, 51, 2))}
+SSH_KEYS = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{letter * 43} jörg@{letter}" for letter in "AB"]
 USERS, GROUPS = f"ou=users,{BASE}", f"ou=groups,{BASE}"
 
 # For rfc2307 clients memberUid; for host logins the shell and the gecos field. All clients, with all their wrong
@@ -66,8 +67,8 @@ class Office:
         return f"ldaps://127.0.0.1:{self.tls_port}"
 
 
-def blueprint(pair: certificates.KeyPair) -> str:
-    """People, group and certificate in addition to the demo's. JSON strings are valid YAML."""
+def blueprint(pair: certificates.KeyPair, mode: str) -> str:
+    """People, group and certificate in addition to the demo's; ``mode`` of searches and binds. JSON is valid YAML."""
     return f"""
 version: 1
 metadata: {{name: office}}
@@ -82,6 +83,7 @@ entries:
       name: {json.dumps(JOERG_FULL_NAME)}
       email: joerg@example.org
       password: {json.dumps(JOERG_PASSWORD)}
+      attributes: {{sshPublicKey: {json.dumps(SSH_KEYS)}}}
       groups: [!KeyOf south, !Find [authentik_core.group, [name, staff]]]
   - model: authentik_crypto.certificatekeypair
     id: pair
@@ -94,14 +96,16 @@ entries:
     attrs:
       certificate: !KeyOf pair
       tls_server_name: localhost
+      search_mode: {mode}
+      bind_mode: {mode}
 """
 
 
 @contextmanager
-def opened() -> Iterator[Office]:
-    """The office for the length of a ``with`` block."""
+def opened(mode: str = "cached", **settings: str) -> Iterator[Office]:
+    """The office for the length of a ``with`` block; ``mode`` of searches and binds, more settings of the daemon."""
     pair = certificates.key_pair("localhost")
-    with running(more=blueprint(pair), **SETTINGS) as suite:
+    with running(more=blueprint(pair, mode), **SETTINGS, **settings) as suite:
         certificate = suite.folder / "trusted.pem"
         certificate.write_text(pair.certificate)
         yield Office(suite, certificate)

@@ -13,7 +13,17 @@ from outposts import demo
 from tests import peer_programs
 from tests.peers import machine as machines
 from tests.peers.hosts import PAM_SERVICE, Host
-from tests.peers.office import JOERG_FULL_NAME, JOERG_NAME, JOERG_PASSWORD, SOUTH_NAME, STAFF, STAFF_NAMES, Office
+from tests.peers.office import (
+    JOERG_FULL_NAME,
+    JOERG_NAME,
+    JOERG_PASSWORD,
+    SOUTH_NAME,
+    SSH_KEYS,
+    STAFF,
+    STAFF_NAMES,
+    Office,
+    opened,
+)
 from tests.peers.suite import ALICE_PASSWORD, BASE, BOB_PASSWORD, SEARCH, SEARCH_PASSWORD
 
 NSSWITCH = "passwd: files sss\ngroup: files sss\nhosts: files\n"
@@ -34,7 +44,7 @@ def configuration(office: Office, way: str) -> str:
     member = {"rfc2307bis": "member", "rfc2307": "memberUid"}[way]
     return f"""
 [sssd]
-services = nss, pam
+services = nss, pam, ssh
 domains = office
 
 [nss]
@@ -56,6 +66,7 @@ ldap_user_object_class = posixAccount
 ldap_user_name = sAMAccountName
 ldap_user_fullname = displayName
 ldap_user_uuid = entryUUID
+ldap_user_ssh_public_key = sshPublicKey
 ldap_group_object_class = posixGroup
 ldap_group_name = sAMAccountName
 ldap_group_member = {member}
@@ -69,12 +80,12 @@ cache_credentials = false
 
 
 @contextmanager
-def booted(office: Office, way: str, folder: Path) -> Iterator[Host]:
-    """A host on which SSSD runs and has read the directory."""
+def booted(text: str, way: str, folder: Path) -> Iterator[Host]:
+    """A host on which SSSD runs with ``text`` as its configuration and answers."""
     peer_programs.program("sssd")
     for name in ("lib/db", "lib/mc", "lib/pipes/private", "lib/pubconf", "lib/secrets", "log", "run", "etc", "pam.d"):
         (folder / name).mkdir(parents=True, mode=0o755)
-    (folder / "etc/sssd.conf").write_text(configuration(office, way))
+    (folder / "etc/sssd.conf").write_text(text)
     (folder / "etc/sssd.conf").chmod(0o600)
     (folder / f"pam.d/{PAM_SERVICE}").write_text(PAM)
     (folder / "nsswitch.conf").write_text(NSSWITCH)
@@ -96,7 +107,7 @@ def booted(office: Office, way: str, folder: Path) -> Iterator[Host]:
 @pytest.fixture(scope="module", params=WAYS)
 def host(request: pytest.FixtureRequest, office: Office, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One host for each way of writing members."""
-    with booted(office, request.param, tmp_path_factory.mktemp(request.param)) as started:
+    with booted(configuration(office, request.param), request.param, tmp_path_factory.mktemp(request.param)) as started:
         yield started
 
 
@@ -147,6 +158,14 @@ def test_names_outside_ascii(host: Host) -> None:
     assert not host.login(JOERG_NAME, JOERG_PASSWORD.replace("ß", "ss"))
 
 
+def test_public_keys(host: Host) -> None:
+    """What sshd would ask for: the attribute ``sshPublicKey`` as it stands on the core."""
+    done = host.machine.run("sss_ssh_authorizedkeys", JOERG_NAME)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == SSH_KEYS
+    assert host.machine.run("sss_ssh_authorizedkeys", "alice").stdout == ""
+
+
 def test_logins(host: Host) -> None:
     """The right password passes; a wrong one, an empty one and another user's do not."""
     assert host.login("alice", ALICE_PASSWORD), host.machine.log()
@@ -179,3 +198,32 @@ def test_the_check_of_sssctl(host: Host) -> None:
     assert "pam_authenticate for user [alice]: Success" in text, text
     assert "- user id: " in text
     assert "Authentication failure" in check("wrong")
+
+
+def test_names_that_sssd_expects(tmp_path: Path) -> None:
+    """With ``uid`` as the login name SSSD needs no names of attributes; here in direct mode, by StartTLS, on demand."""
+    with opened(mode="direct", OUTPOSTS_LDAP__UID="username") as office:
+        text = f"""
+[sssd]
+services = nss, pam
+domains = office
+
+[domain/office]
+id_provider = ldap
+ldap_uri = {office.url}
+ldap_id_use_start_tls = true
+ldap_tls_cacert = {office.certificate}
+ldap_search_base = {BASE}
+ldap_default_bind_dn = {SEARCH}
+ldap_default_authtok = {SEARCH_PASSWORD}
+ldap_schema = rfc2307bis
+"""
+        with booted(text, "rfc2307bis", tmp_path) as host:
+            line = host.names("passwd", "alice")
+            assert line[0] == "alice"
+            assert host.names("passwd", line[2]) == line
+            assert host.members("staff") == host.members(host.names("group", "staff")[2]) == STAFF_NAMES
+            assert host.groups_of(JOERG_NAME) == {JOERG_NAME, "staff", SOUTH_NAME, "everyone"}
+            assert host.login(JOERG_NAME, JOERG_PASSWORD)
+            assert not host.login("alice", "wrong")
+            assert host.login("alice", ALICE_PASSWORD)
