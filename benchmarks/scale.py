@@ -215,6 +215,7 @@ def refreshes(
             while loads(daemon) == before:
                 results.append(load(searches(server, users, seconds)))
             walls.append(time.monotonic() - started)
+            print(f"  refreshed in {walls[-1]:.1f} s", file=sys.stderr, flush=True)
         wait_for(lambda: len(family(daemon.pid)) == 1, "the builder's end")
         p99.append(max(result["p99_us"] for result in results))
         rates.append(statistics.median(result["rate"] for result in results))
@@ -223,7 +224,7 @@ def refreshes(
     with Client(server.address) as client:  # what is served is the last revision
         assert client.bind(f"cn=search,{PEOPLE}", "bench-pw").code == 0
         answer = client.search(PEOPLE, SUB, f"(cn={ldap_data.username(100)})")
-        assert answer.entries[0].attributes["title"] == [f"Position {100 % 40} {core.revision}".encode()], answer
+        assert answer.entries[0].attributes["title"] == [f"Position {100 % 40} {core.revision}"], answer
     after = memory_of(daemon.pid)
     middle = statistics.median
     cpu_s = middle(shares)

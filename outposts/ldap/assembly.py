@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 
 from pyroaring import BitMap
 
+from outposts.ldap.ber import length_of, tlv
 from outposts.ldap.contents import KIND_SHIFT, PK, RDN, SLOT_MASK, Contents
 from outposts.ldap.dn import DN, DNError, fold
 from outposts.ldap.encoded import EntryStore, StoreWriter, attribute
 from outposts.ldap.entries import Entry, EntryOptions, Kind, container_entries, entry_uuid
 from outposts.ldap.index import Column, Index
+from outposts.ldap.rfc import OCTET_STRING, SEQUENCE, SET
 from outposts.ldap.schema import OBJECT_CLASSES, SYNTAXES, Schema, base_object_class
 
+MAX_REMEMBERED_SIZE = 512  # bytes of a value; most are shorter, and longer ones take their time anyway
 _BASE_SCHEMA = Schema()
 _CANONICAL = {name: kind.names[0].lower() for name, kind in _BASE_SCHEMA.types.items()}
 _SYNTAX_LETTER = {kind.names[0].lower(): kind.syntax for kind in _BASE_SCHEMA.types.values()}
+
+
+# Names that need no preparation for a comparison but lower case: no escapes, no spaces, nothing outside ASCII.
+_PLAIN = re.compile(r"[A-Za-z0-9._@-]+").fullmatch
+
+
+class _Heads(dict[int, bytes]):
+    """Length of a single value → everything before it in the attribute's encoding."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__()
+        self._name = name
+
+    def __missing__(self, size: int) -> bytes:
+        value = bytes((OCTET_STRING,)) + length_of(size)
+        values = bytes((SET,)) + length_of(len(value) + size) + value
+        head = bytes((SEQUENCE,)) + length_of(len(self._name) + len(values) + size) + self._name + values
+        if size < MAX_REMEMBERED_SIZE:
+            self[size] = head
+        return head
+
+
+class _Way:
+    """How one attribute of one kind is encoded and indexed: everything that is looked up once."""
+
+    __slots__ = ("add_number", "add_value", "canonical", "column", "heads", "name", "normalise", "syntax")
+
+    def __init__(self, name: str, canonical: str, syntax: str, column: Column) -> None:
+        self.name = tlv(OCTET_STRING, name.encode())
+        self.canonical = canonical
+        self.syntax = syntax
+        self.normalise = SYNTAXES[syntax].normalise
+        self.column = column
+        self.add_value = column.pending.append
+        self.add_number = column.numbers.append
+        self.heads = _Heads(self.name)
+
+    def whole(self, values: bytes) -> bytes:
+        """PartialAttribute (RFC 4511 §4.1.7) of finished values."""
+        return tlv(SEQUENCE, self.name + tlv(SET, values))
 
 
 class Assembler:
@@ -31,47 +75,86 @@ class Assembler:
         self.loose: dict[str, list[int]] = {}  # attribute → entries with a value that could not be normalised
         self.rdns = [Column() for _ in Kind]
         self.pks = Column()
-        self._names: dict[str, tuple[str, str]] = {}  # attribute as shown → (canonical, syntax letter)
-        self._dn_keys: dict[str, bytes] = {}
+        self._ways: list[dict[str, _Way]] = [{} for _ in Kind]  # attribute as shown → how it is encoded and indexed
+        self._dns: dict[str, tuple[bytes, bytes]] = {}  # DN → its octets as a value, comparable form
         self._fast_dns = [
             (f"{options.naming[kind]}=", f",{dn}", b"\x00" + DN.parse(dn).key)
             for kind, dn in options.containers.items()
         ]
+        self._users_ending = options.user_ending
 
     def add(self, slot: int, entry: Entry) -> None:
         """Encode and index one entry."""
         kind = entry.kind
         number = kind << KIND_SHIFT | slot
-        encoded = []
+        ways = self._ways[kind]
+        encoded: list[bytes] = []
         for name, values in entry.attributes:
-            encoded.append((name, attribute(name, values)))
-            known = self._names.get(name)
-            if known is None:
-                lower = name.lower()
-                canonical = _CANONICAL.get(lower, lower)
-                known = self._names[name] = (canonical, _SYNTAX_LETTER.get(canonical, "S"))
-            canonical, syntax = known
-            columns = self.columns.get(canonical)
-            if columns is None:
-                columns = self.columns[canonical] = [Column() for _ in Kind]
-            add = columns[kind].add
-            if syntax == "S":
-                for value in values:
-                    add(fold(value).encode("utf-8", "replace"), number)
-            elif syntax == "D":
-                for value in values:
-                    add(self.dn_key(value), number)
-            else:
-                normalise = SYNTAXES[syntax].normalise
-                for value in values:
-                    normalised = normalise(value.encode("utf-8", "replace"))
-                    if normalised is None:
-                        self.loose.setdefault(canonical, []).append(number)
+            way = ways.get(name)
+            if way is None:
+                way = ways[name] = self._way(name, kind)
+            if way.syntax == "S":
+                if len(values) == 1:
+                    value = values[0]
+                    raw = value.encode("utf-8", "replace")
+                    encoded.append(way.heads[len(raw)] + raw)
+                    if value.isascii() and value.isprintable():  # what ``fold`` does with such text
+                        raw = raw.lower()
+                        way.add_value(b" ".join(raw.split()) if b" " in raw else raw)
                     else:
-                        add(normalised, number)
-        self.writers[kind].add(slot, entry.dn.encode("utf-8", "replace"), encoded, entry.uuid)
+                        way.add_value(fold(value).encode("utf-8", "replace"))
+                    way.add_number(number)
+                    continue
+                for value in values:
+                    way.add_value(fold(value).encode("utf-8", "replace"))
+                    way.add_number(number)
+            elif way.syntax == "D":
+                pairs = [self._dn(value) for value in values]
+                encoded.append(way.whole(b"".join([octets for octets, _ in pairs])))
+                way.column.extend_with([key for _, key in pairs], number)
+                continue
+            else:
+                for value in values:
+                    normalised = way.normalise(value.encode("utf-8", "replace"))
+                    if normalised is None:
+                        self.loose.setdefault(way.canonical, []).append(number)
+                    else:
+                        way.add_value(normalised)
+                        way.add_number(number)
+                if len(values) == 1:
+                    raw = values[0].encode("utf-8", "replace")
+                    encoded.append(way.heads[len(raw)] + raw)
+                    continue
+            encoded.append(attribute(name, values))
+        layout = tuple([name for name, _ in entry.attributes])
+        self.writers[kind].add(slot, entry.dn.encode("utf-8", "replace"), layout, encoded, entry.uuid)
         if kind != Kind.FIXED:
             self.rdns[kind].add(fold(entry.name).encode("utf-8", "replace"), number)
+
+    def _way(self, name: str, kind: Kind) -> _Way:
+        lower = name.lower()
+        canonical = _CANONICAL.get(lower, lower)
+        columns = self.columns.get(canonical)
+        if columns is None:
+            columns = self.columns[canonical] = [Column() for _ in Kind]
+        return _Way(name, canonical, _SYNTAX_LETTER.get(canonical, "S"), columns[kind])
+
+    def _dn(self, text: str) -> tuple[bytes, bytes]:
+        """A DN as an encoded value, and comparable. Groups' names are seen again and again, users' are not kept."""
+        known = self._dns.get(text)
+        if known is None:
+            known = (tlv(OCTET_STRING, text.encode("utf-8", "replace")), self.dn_key(text))
+            if not text.endswith(self._users_ending):
+                self._dns[text] = known
+        return known
+
+    def settle(self) -> None:
+        """After each page: values go from objects into flat bytes."""
+        for columns in self.columns.values():
+            for column in columns:
+                column.settle()
+        for column in (*self.rdns, self.pks):
+            column.settle()
 
     def add_fixed(self) -> None:
         """The base entry and the three containers."""
@@ -93,15 +176,13 @@ class Assembler:
                 value = text[len(opening) : -len(ending)]
                 if value.isalnum():
                     return opening.encode() + fold(value).encode() + key
+                if _PLAIN(value):
+                    return opening.encode() + value.lower().encode() + key
                 break
-        known = self._dn_keys.get(text)
-        if known is None:
-            try:
-                known = DN.parse(text).key
-            except DNError:
-                known = fold(text).encode("utf-8", "replace")  # a custom value that is no DN equals only itself
-            self._dn_keys[text] = known
-        return known
+        try:
+            return DN.parse(text).key
+        except DNError:
+            return fold(text).encode("utf-8", "replace")  # a custom value that is no DN equals only itself
 
 
 def make_indexes(assembler: Assembler, previous: Contents | None, kept: BitMap) -> dict[str, Index]:
@@ -131,10 +212,9 @@ def make_index(columns: list[Column], loose: list[int], old: Index | None, kept:
         gone = old.present - kept
         if not gone and not present:
             return old
-        old_values, old_numbers = old.pairs()
-        before = {(value, number) for value, number in zip(old_values, old_numbers, strict=True) if number in gone}
-        if gone == present and not loose and before == set(zip(values, numbers, strict=True)):
+        if gone == present and not loose and old.unchanged(gone, values, numbers):
             return old
+        old_values, old_numbers = old.pairs()
         if gone:
             pairs = [pair for pair in zip(old_values, old_numbers, strict=True) if pair[1] not in gone]
             old_values = [value for value, _ in pairs]

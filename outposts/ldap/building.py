@@ -33,6 +33,16 @@ MAX_ERRORS_TOLD = 20  # messages kept for the log; all are counted
 RecordType = TypeVar("RecordType", User, Group)
 
 
+class _UserKey(msgspec.Struct):
+    """What of a user has to be known even if nothing of it changed."""
+
+    pk: int
+    username: str
+
+
+_user_keys = msgspec.json.Decoder(_UserKey)
+
+
 class ContentsBuilder:
     """Builds one snapshot: ``add_groups`` for all groups, then ``add_users`` page by page, then ``finish``."""
 
@@ -83,8 +93,9 @@ class ContentsBuilder:
         """Users as the API gives them (raw JSON) or decoded. All groups have to be there already."""
         if self._context is None:
             self._close_groups()
-        previous = self._previous
         for item in users:
+            if self._keep_user(item):
+                continue
             decoded = self._decode(item, User, Kind.USER)
             if decoded is None:
                 continue
@@ -96,22 +107,48 @@ class ContentsBuilder:
                 continue
             try:
                 self._claim(Kind.USER, user.username)
-                old = self._slots[Kind.USER].digest(slot)
-                if previous is not None and self._reuse_users and old == digest:
-                    for kind in (Kind.USER, Kind.VIRTUAL_GROUP):
-                        self._assembler.writers[kind].copy(slot, previous.stores[kind])
-                        self._kept.append(kind << KIND_SHIFT | slot)
-                else:
-                    entry = user_entry(self._options, user, self._member_of(user))
-                    virtual = virtual_group_entry(self._options, user)
-                    self._assembler.add(slot, entry)
-                    self._assembler.add(slot, virtual)
-                    self._assembler.pks.add(b"u%d" % user.pk, Kind.USER << KIND_SHIFT | slot)
+                entry = user_entry(self._options, user, self._member_of(user))
+                virtual = virtual_group_entry(self._options, user)
+                self._assembler.add(slot, entry)
+                self._assembler.add(slot, virtual)
+                self._assembler.pks.add(b"u%d" % user.pk, Kind.USER << KIND_SHIFT | slot)
                 self._digests[Kind.USER][slot] = digest
                 if self._options.nested_groups or self._late_groups:
                     self._user_names[user.pk] = user.username
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 self._fail(f"user {user.pk}: {error if isinstance(error, MappingError) else type(error).__name__}")
+
+        self._assembler.settle()
+
+    def _keep_user(self, item: User | msgspec.Raw | bytes) -> bool:
+        """Take over a user whose raw form is as before, without decoding more of it than its key and name."""
+        previous = self._previous
+        if previous is None or not self._reuse_users or isinstance(item, User):
+            return False
+        try:
+            key = _user_keys.decode(item)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return False
+        slots = self._slots[Kind.USER]
+        slot = slots.known(b"u%d" % key.pk)
+        digests = self._digests[Kind.USER]
+        if slot < 0 or slot in digests:
+            return False
+        digest = blake2b(item, digest_size=DIGEST_SIZE).digest()
+        if slots.digest(slot) != digest:
+            return False
+        try:
+            self._claim(Kind.USER, key.username)
+        except MappingError as error:
+            self._fail(f"user {key.pk}: {error}")
+            return True
+        for kind in (Kind.USER, Kind.VIRTUAL_GROUP):
+            self._assembler.writers[kind].copy(slot, previous.stores[kind])
+            self._kept.append(kind << KIND_SHIFT | slot)
+        digests[slot] = digest
+        if self._options.nested_groups or self._late_groups:
+            self._user_names[key.pk] = key.username
+        return True
 
     def unchanged(self) -> bool:
         """Whether everything is as in ``previous``, so that ``finish`` would only make it again."""
@@ -385,6 +422,10 @@ class _Slots:
             self._next += 1
         self._old[key] = slot
         return slot
+
+    def known(self, key: bytes) -> int:
+        """Slot of an object that was there before or came already, -1 for another one."""
+        return self._old.get(key, -1)
 
     def digest(self, slot: int) -> bytes:
         """Digest of what was in the slot before; empty for a new one."""

@@ -121,9 +121,13 @@ def _map(text: str) -> str:
     return "".join(result)
 
 
+# Nothing in such a value is ever escaped: most names of users and groups are like that.
+_UNESCAPED = re.compile(r"[A-Za-z0-9._@-]+").fullmatch
+
+
 def escape_value(value: str) -> str:
     """A value as it is written in a DN (RFC 4514 §2.4)."""
-    if value.isalnum():
+    if value.isalnum() or _UNESCAPED(value):
         return value
     parts = []
     last = len(value) - 1

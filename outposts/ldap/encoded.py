@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat
-from operator import gt, sub
+from itertools import accumulate, chain, repeat
+from operator import gt, lt, sub
 from typing import NamedTuple
 
 from outposts.ldap.ber import encode_integer, header, length_of, tlv
@@ -199,40 +199,65 @@ class StoreWriter:
         self._layout_numbers = array("I")
         self._uuids = bytearray()
         self._layouts: dict[Layout, int] = {}
+        self._copying: EntryStore | None = None  # whose entries from ``_run`` are still to be taken over
+        self._run = (0, 0)
 
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def add(self, slot: int, dn: bytes, attributes: Sequence[tuple[str, bytes]], uuid: bytes) -> None:
-        """``attributes``: (name, finished BER)."""
+    def add(self, slot: int, dn: bytes, layout: Layout, attributes: Sequence[bytes], uuid: bytes) -> None:
+        """``attributes``: finished BER, in the order of ``layout``."""
+        if self._copying is not None:
+            self._copy_run()
         name = tlv(OCTET_STRING, dn)
-        opening = bytes((SEQUENCE,)) + length_of(sum([len(raw) for _, raw in attributes]) + len(self.suffix))
-        self._data += name
-        self._data += opening
-        position = len(name) + len(opening)
+        body = b"".join(attributes)
+        opening = bytes((SEQUENCE,)) + length_of(len(body) + len(self.suffix))
+        self._data += name + opening + body
         self._cuts.append(len(name))
-        self._cuts.append(position)
-        for _, raw in attributes:
-            self._data += raw
-            position += len(raw)
-            self._cuts.append(position)
-        self._close(slot, tuple([key for key, _ in attributes]), uuid)
-
-    def copy(self, slot: int, store: EntryStore) -> None:
-        """Take over the bytes of an unchanged entry."""
-        self._data += store.data[store.starts[slot] : store.starts[slot + 1]]
-        self._cuts.extend(list(store.cuts[store.cut_starts[slot] : store.cut_starts[slot + 1]]))
-        self._close(slot, store.layouts[store.layout_numbers[slot]], store.uuids[slot * 16 : slot * 16 + 16])
-
-    def _close(self, slot: int, layout: Layout, uuid: Buffer) -> None:
+        self._cuts.extend(accumulate(map(len, attributes), initial=len(name) + len(opening)))
         self._slots.append(slot)
         self._ends.append(len(self._data))
         self._cut_ends.append(len(self._cuts))
         self._layout_numbers.append(self._layouts.setdefault(layout, len(self._layouts)))
         self._uuids += uuid
 
+    def copy(self, slot: int, store: EntryStore) -> None:
+        """Take over the bytes of an unchanged entry. Neighbours are taken over together, at the next other entry."""
+        if self._copying is not None:
+            if store is self._copying and slot == self._run[1]:
+                self._run = (self._run[0], slot + 1)
+                return
+            self._copy_run()
+        self._copying = store
+        self._run = (slot, slot + 1)
+
+    def _copy_run(self) -> None:
+        store = self._copying
+        assert store is not None
+        self._copying = None
+        first, last = self._run
+        start, cut = store.starts[first], store.cut_starts[first]
+        at, cut_at = len(self._data) - start, len(self._cuts) - cut
+        self._data += store.data[start : store.starts[last]]
+        self._cuts.extend(iter(store.cuts[cut : store.cut_starts[last]]))
+        self._slots.extend(range(first, last))
+        self._ends.extend([at + end for end in store.starts[first + 1 : last + 1]])
+        self._cut_ends.extend([cut_at + end for end in store.cut_starts[first + 1 : last + 1]])
+        own = {number: self._layouts.setdefault(store.layouts[number], len(self._layouts))
+               for number in dict.fromkeys(store.layout_numbers[first:last])}  # fmt: skip
+        self._layout_numbers.extend(map(own.__getitem__, store.layout_numbers[first:last]))
+        self._uuids += store.uuids[first * 16 : last * 16]
+
     def finish(self) -> EntryStore:
         """The store; this writer is not to be used any more."""
+        if self._copying is not None:
+            self._copy_run()
+        layouts = list(self._layouts) or [()]
+        if self._slots and self._slots[-1] == len(self._slots) - 1 and all(map(lt, self._slots, self._slots[1:])):
+            # every slot in its order, none free: all is in place
+            self._ends.insert(0, 0)
+            self._cut_ends.insert(0, 0)
+            return EntryStore(
+                memoryview(self._data).toreadonly(), self._ends, self._cut_ends, _narrow(self._cuts),
+                self._layout_numbers, layouts, bytes(self._uuids), self.suffix,
+            )  # fmt: skip
         order = list(range(len(self._slots)))
         data, cuts = self._data, self._cuts
         if any(map(gt, self._slots, self._slots[1:])):
@@ -253,7 +278,10 @@ class StoreWriter:
             cut_starts.append(cut_starts[-1] + self._cut_ends[row] - (self._cut_ends[row - 1] if row else 0))
             numbers.append(self._layout_numbers[row])
             uuids += self._uuids[row * 16 : row * 16 + 16]
-        small: Sequence[int] = array("H", cuts) if max(cuts, default=0) < 1 << 16 else cuts
-        layouts = list(self._layouts) or [()]
         content = memoryview(data).toreadonly()
-        return EntryStore(content, starts, cut_starts, small, numbers, layouts, bytes(uuids), self.suffix)
+        return EntryStore(content, starts, cut_starts, _narrow(cuts), numbers, layouts, bytes(uuids), self.suffix)
+
+
+def _narrow(cuts: array[int]) -> array[int]:
+    """In two bytes each, unless an entry is too large for that."""
+    return array("H", cuts) if max(cuts, default=0) < 1 << 16 else cuts

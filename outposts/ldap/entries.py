@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from common.records import Group, User
@@ -51,6 +51,7 @@ _NOT_IN_GECOS = str.maketrans(dict.fromkeys(":,\n\r", " "))
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 # RFC 4122 appendix C, name space for X.500 distinguished names
 _X500_NAMESPACE = uuid.UUID("6ba7b814-9dad-11d1-80b4-00c04fd430c8")
+_X500_BYTES = _X500_NAMESPACE.bytes
 
 
 class Kind(IntEnum):
@@ -345,6 +346,9 @@ def boolean(value: bool) -> str:
     return "TRUE" if value else "FALSE"
 
 
+_USUAL_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII).fullmatch
+
+
 def generalized_time(value: str | None) -> str:
     """ISO 8601 as the core writes it → ``YYYYMMDDhhmmssZ`` (RFC 4517 §3.3.13), fraction cut; "" if unusable."""
     if not value:
@@ -353,6 +357,8 @@ def generalized_time(value: str | None) -> str:
         moment = datetime.fromisoformat(value)
     except ValueError:
         return ""
+    if moment.tzinfo is UTC and _USUAL_TIME(value):
+        return f"{value[0:4]}{value[5:7]}{value[8:10]}{value[11:13]}{value[14:16]}{value[17:19]}Z"
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC).strftime("%Y%m%d%H%M%SZ").rjust(15, "0")
@@ -360,9 +366,16 @@ def generalized_time(value: str | None) -> str:
 
 def entry_uuid(value: str | None, dn: str) -> bytes:
     """16 bytes of ``entryUUID``: the object's own uuid, else a version 5 uuid of the DN (RFC 4530 wants it stable)."""
-    return (_uuid_bytes(value) if value else None) or uuid.uuid5(_X500_NAMESPACE, dn).bytes
+    if value and (own := _uuid_bytes(value)):
+        return own
+    # uuid.uuid5(_X500_NAMESPACE, dn).bytes (RFC 4122 §4.3), without the object in between
+    raw = bytearray(hashlib.sha1(_X500_BYTES + dn.encode(), usedforsecurity=False).digest()[:16])
+    raw[6] = raw[6] & 0x0F | 0x50
+    raw[8] = raw[8] & 0x3F | 0x80
+    return bytes(raw)
 
 
+@lru_cache(1024)  # keys of attributes: the same few for all objects
 def sanitised_name(key: str) -> str:
     """An attribute name that LDAP can carry: ``/`` → ``-``, dots removed, anything else that is odd → ``-``."""
     name = key.replace("/", "-").replace(".", "")
@@ -446,6 +459,8 @@ def _merge(
 
 def _uuid_bytes(text: str) -> bytes | None:
     try:
+        if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-":  # the core's way to write it
+            return bytes.fromhex(text[:8] + text[9:13] + text[14:18] + text[19:23] + text[24:])
         return uuid.UUID(text).bytes
     except ValueError:
         return None

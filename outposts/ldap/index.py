@@ -39,28 +39,46 @@ Numbers = Sequence[int]  # array("I") or a memoryview cast to "I"
 
 
 class Column:
-    """Values and entry numbers of one attribute while a snapshot is built: 0xff-joined values, one number each."""
+    """Values and entry numbers of one attribute while a snapshot is built: 0xff-joined values, one number each.
 
-    __slots__ = ("numbers", "values")
+    ``pending`` and ``numbers`` may be appended to directly, one value and one number at a time.
+    """
+
+    __slots__ = ("_values", "numbers", "pending")
 
     def __init__(self) -> None:
-        self.values = bytearray()
+        self._values = bytearray()
+        self.pending: list[bytes] = []  # not joined yet
         self.numbers = array("I")
 
     def add(self, value: bytes, number: int) -> None:
         """``value`` is normalised; an entry's equal values may be added twice."""
-        self.values += value
-        self.values += SEPARATOR
+        self.pending.append(value)
         self.numbers.append(number)
+
+    def extend_with(self, values: Sequence[bytes], number: int) -> None:
+        """Several values of one entry."""
+        self.pending += values
+        self.numbers.extend([number] * len(values))
 
     def extend(self, other: Column) -> None:
         """Append another column."""
-        self.values += other.values
+        self.settle()
+        other.settle()
+        self._values += other._values
         self.numbers.extend(other.numbers)
+
+    def settle(self) -> None:
+        """Join what is pending: to be called now and then, since a value costs five times its size until then."""
+        if self.pending:
+            self.pending.append(b"")
+            self._values += SEPARATOR.join(self.pending)
+            self.pending.clear()
 
     def split(self) -> list[bytes]:
         """The values, one for each number."""
-        values = bytes(self.values).split(SEPARATOR)
+        self.settle()
+        values = bytes(self._values).split(SEPARATOR)
         values.pop()
         return values
 
@@ -210,6 +228,23 @@ class Index:
             values.extend([value] * len(found))
             numbers.extend(found)
         return values, numbers
+
+    def unchanged(self, entries: BitMap, values: Sequence[bytes], numbers: Sequence[int]) -> bool:
+        """Whether these entries have exactly these pairs here, too. Looks at no other entry's values."""
+        pairs = set(zip(values, numbers, strict=True))
+        if self._ranges is None:
+            total = sum(map(entries.__contains__, self._numbers))
+        else:
+            total = sum(map(entries.__contains__, self._numbers)) + sum(
+                entries.intersection_cardinality(bitmap) for bitmap in self._large.values()
+            )
+        if total != len(pairs):
+            return False
+        return all((place := self.place(value)) >= 0 and self._holds(place, number) for value, number in pairs)
+
+    def _holds(self, place: int, number: int) -> bool:
+        bitmap = self._large.get(place)
+        return number in bitmap if bitmap is not None else number in self.numbers(place)
 
     # Sets of entries
 
