@@ -125,6 +125,7 @@ def plan(options: EntryOptions, request: SearchRequest) -> ApiQuery:
         nested_groups=options.nested_groups,
         uid_is_username=options.uid_is_username,
         object_class_fixed=True,
+        membership=options.extras,
     )
     users = _together(by_scope.users, by_filter.users)
     groups = _together(by_scope.groups, by_filter.groups)

@@ -108,12 +108,14 @@ def narrow(
     nested_groups: bool = False,
     uid_is_username: bool = False,
     object_class_fixed: bool = False,
+    membership: frozenset[str] = frozenset(),
 ) -> ApiQuery:
     """Which users and groups can match the filter.
 
     ``nested_groups``: member and memberOf are transitive here, so they do not narrow.
     ``uid_is_username``: ``uid`` shows the user name, so it narrows as ``cn`` does; group entries have another uid.
     ``object_class_fixed``: no object can bring its own ``objectClass`` values, so these may rule out a list.
+    ``membership``: of ``memberUid`` and ``uniqueMember`` those that say what ``member`` says, never an own attribute.
 
     Virtual groups are made from users: they are found among the users that the query names.
     """
@@ -121,7 +123,7 @@ def narrow(
     groups: list[Term] = []
     no_users = no_groups = False
     for item in _conjuncts(node):
-        query = _item_query(item, nested_groups, uid_is_username, object_class_fixed)
+        query = _item_query(item, nested_groups, uid_is_username, object_class_fixed, membership)
         if query.users is None:
             no_users = True
         else:
@@ -157,7 +159,9 @@ def _conjuncts(node: Filter) -> list[Equality]:
     return found
 
 
-def _item_query(item: Equality, nested_groups: bool, uid_is_username: bool, object_class_fixed: bool) -> ApiQuery:
+def _item_query(
+    item: Equality, nested_groups: bool, uid_is_username: bool, object_class_fixed: bool, membership: frozenset[str]
+) -> ApiQuery:
     attribute = normalise_type(item.attribute)
     try:
         value = item.value.decode()
@@ -165,8 +169,10 @@ def _item_query(item: Equality, nested_groups: bool, uid_is_username: bool, obje
         return EVERYTHING
     if attribute == "memberof":
         return _member_of(value, nested_groups)
-    if attribute == "member":
+    if attribute == "member" or (attribute == "uniquemember" and "uniqueMember" in membership):
         return _member(value, nested_groups)
+    if attribute == "memberuid" and "memberUid" in membership:
+        return _member_name(value, nested_groups)
     if attribute == "objectclass":
         return ApiQuery((), None) if object_class_fixed and fold(value) in ONLY_USERS else EVERYTHING
     if attribute == "uid" and uid_is_username:
@@ -210,12 +216,16 @@ def _member(value: str, nested_groups: bool) -> ApiQuery:
     if container == GROUPS:
         return ApiQuery(None, ())
     if container == USERS:
-        username = name.rdns[0][0].value
-        users = (_term("username", username, USERS, "username", direct=True),)
-        if nested_groups:
-            return ApiQuery(users, ())
-        return ApiQuery(users, (_term("members_by_username", username, USERS, "username", direct=False),))
+        return _member_name(name.rdns[0][0].value, nested_groups)
     return EVERYTHING
+
+
+def _member_name(username: str, nested_groups: bool) -> ApiQuery:
+    """Groups that have this user as member, and the user for its virtual group."""
+    users = (_term("username", username, USERS, "username", direct=True),)
+    if nested_groups:
+        return ApiQuery(users, ())
+    return ApiQuery(users, (_term("members_by_username", username, USERS, "username", direct=False),))
 
 
 def _container(name: DN) -> str | None:

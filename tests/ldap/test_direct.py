@@ -135,6 +135,42 @@ async def test_what_is_asked(text: str, base: str, scope: int, calls: list[Any])
     assert core.calls == calls
 
 
+@pytest.mark.parametrize("viewer", [FULL, ALICE_ONLY], ids=["full", "own"])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"extra_attributes": ("memberUid", "uniqueMember", "distinguishedName")},
+        {"extra_attributes": ("memberUid",), "nested_groups": True},
+        {"only_groups": ("gb",)},
+        {"only_groups": ("ga",), "nested_groups": True},
+        {"active_only": True, "attributes_deny": ("mail",)},
+    ],
+    ids=str,
+)
+async def test_options_hold_in_direct_mode(chosen: dict[str, Any], viewer: Viewer) -> None:
+    """What entries carry, and which there are, is the same as in the whole directory."""
+    texts = [
+        "(objectClass=*)", "(memberUid=ALICE)", "(&(objectClass=posixGroup)(memberUid=bob))", "(memberUid=nobody)",
+        f"(uniqueMember={ALICE})", f"(memberOf=cn=ga,ou=groups,{b})", f"(member={ALICE})", "(cn=gc)", "(mail=bob@x.io)",
+    ]  # fmt: skip
+    cached = snapshot(**chosen)
+    for text, (base, scope) in itertools.product(texts, BASES):
+        answer = await search(EntryOptions(BASE, **chosen), request(text, base=base, scope=scope), viewer, Core())
+        expected = ask(cached, text, (), viewer, base=base, scope=scope)
+        assert (answer.code, entries(answer)) == (0, expected), (text, base, scope)
+
+
+async def test_member_names_narrow_when_they_are_computed() -> None:
+    """``memberUid`` asks for the groups of one user; as an own attribute of groups it may say anything."""
+    asked = request("(&(objectClass=posixGroup)(memberUid=alice))", base=f"ou=groups,{b}")
+    core = Core()
+    await search(EntryOptions(BASE, extra_attributes=("memberUid",)), asked, FULL, core)
+    assert core.calls == [("users", {"search": ["alice"]}), ("groups", {"members_by_username": ["alice"]})]
+    core = Core()
+    await search(OPTIONS, asked, FULL, core)
+    assert core.calls == [("groups", {})]
+
+
 async def test_own_entry_needs_no_list() -> None:
     """Without the right: the own user by pk, the own groups by member."""
     core = Core()

@@ -1,7 +1,7 @@
 """Our daemon and slapd answer the same searches over the same entries with the same results.
 
 Filters of all kinds, scopes and attribute lists are generated from the values that the entries really have, bent in
-case, spaces and spelling. Every difference must have one of the ``REASONS``; each is counted and the counts are printed.
+case, spaces and spelling. Every difference must have one of the ``REASONS``; they are counted, the counts printed.
 
 ``OUTPOSTS_ORACLE_EXAMPLES`` sets the number of searches (default 1,000; nightly 50,000), ``OUTPOSTS_ORACLE_SEED``
 repeats a run.
