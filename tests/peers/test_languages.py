@@ -43,6 +43,7 @@ ANSWERS = {
 MORE_ANSWERS = {
     "jndi": {
         "member": "true",
+        "sorted": "bob,alice",
         "follow": "[alice]",
         "throw": "[alice]",
         "syntax": "1.3.6.1.4.1.1466.115.121.1.27",

@@ -24,6 +24,8 @@ import javax.naming.ldap.InitialLdapContext;
 import javax.naming.ldap.LdapContext;
 import javax.naming.ldap.PagedResultsControl;
 import javax.naming.ldap.PagedResultsResponseControl;
+import javax.naming.ldap.SortControl;
+import javax.naming.ldap.SortKey;
 import javax.naming.ldap.StartTlsRequest;
 import javax.naming.ldap.StartTlsResponse;
 import javax.net.ssl.SSLContext;
@@ -113,6 +115,19 @@ public class Jndi {
         return String.join(",", names);
     }
 
+    /** Names of two people, the server's order kept: RFC 2891, from the last to the first. */
+    static String sorted(LdapContext context) throws NamingException, IOException {
+        SortKey key = new SortKey("cn", false, null);
+        context.setRequestControls(new Control[] {new SortControl(new SortKey[] {key}, Control.CRITICAL)});
+        NamingEnumeration<SearchResult> results = context.search(env("USERS"), "(|(cn=alice)(cn=bob))", subtree("cn"));
+        List<String> names = new ArrayList<>();
+        while (results.hasMore()) {
+            names.add((String) results.next().getAttributes().get("cn").get());
+        }
+        context.setRequestControls(null);
+        return String.join(",", names);
+    }
+
     static String startTls(String certificate) throws Exception {
         LdapContext context = new InitialLdapContext(settings(env("LDAP_URL")), null);
         try {
@@ -143,6 +158,8 @@ public class Jndi {
         out.println("people=" + paged(context));
         Object[] group = {env("STAFF_DN")};
         out.println("staff=" + String.join(",", values(context.search(env("USERS"), "(memberOf={0})", group, subtree("cn")), "cn")));
+
+        out.println("sorted=" + sorted(context));
 
         // A compare, in JNDI's way of asking for one (RFC 4511 section 4.10).
         SearchControls compare = new SearchControls(SearchControls.OBJECT_SCOPE, 0, 0, new String[0], false, false);
