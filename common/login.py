@@ -220,6 +220,7 @@ class LoginService:
             has_search_permission=access.has_search_permission is True,
             attributes=access.attributes,
             used_code=result.code_accepted,
+            used_push=result.push_accepted,
         )
 
     async def logout(self, session: CoreSession, flow_slug: str | None, client_ip: str) -> bool:

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CERTIFICATE_NOT_DECISIVE = "certificate_not_decisive"  # nothing shows that anybody verified the certificate
     IDENTITY_MISMATCH = "identity_mismatch"  # the session is another user's than the certificate's
     NOT_AUTHENTICATED = "not_authenticated"  # the flow ended and nobody is logged in
+    NEW_PASSWORD_WANTED = "new_password_wanted"  # noqa: S105 - the password is right, and the flow asks for another one
     UNSUPPORTED_CHALLENGE = "unsupported_challenge"  # a stage that needs a browser
     NO_AUTHENTICATOR = "no_compatible_authenticator"  # a second factor is due and none fits this protocol
     TOO_DEEP = "too_many_steps"  # more answers or self-redirects than a flow may take
@@ -92,7 +93,8 @@ class CoreSession:
 class Passed:
     """Logged in and allowed to use the application.
 
-    ``attributes`` is RADIUS' base64 packet; ``used_code``: a second factor's code was part of the password field.
+    ``attributes`` is RADIUS' base64 packet; ``used_code``: a second factor's code was part of the password field;
+    ``used_push``: a push was confirmed, of which the password field shows nothing.
     """
 
     session: CoreSession
@@ -101,6 +103,7 @@ class Passed:
     has_search_permission: bool
     attributes: str | None = field(repr=False)
     used_code: bool
+    used_push: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from typing import Protocol
 from common import client_certificate, logs, metrics
 from common.client_certificate import ClientCertificate
 from common.flow import split_code
-from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Unavailable
+from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Reason, Unavailable
 from common.tls import CertificateError
 from outposts.ldap import controls, sasl, throttle
 from outposts.ldap.bind_cache import BindCache, Lifetimes
@@ -43,6 +43,9 @@ from outposts.ldap.search import Viewer
 
 log = logs.get_logger("ldap.auth")
 
+# Only where the core gave no answer may the cache's grace stand in for it; a core that answers with anything else (the
+# flow is gone, our token is refused, an exception in a policy) is there, and has not consented.
+CORE_AWAY = frozenset({Reason.CORE_UNAVAILABLE, Reason.DEADLINE})
 LOGOUTS_AT_ONCE = 2  # a core hashes and signs on few processors: log-outs must not push logins aside
 MAX_LOGOUTS_WAITING = 1000  # beyond that the core lets the session end by itself
 
@@ -444,10 +447,11 @@ class Authenticator:
                     grace_s=provider.offline_grace,
                     max_entries=provider.bind_cache_size,
                 )
-                self._cache.put(question.digest, identity, lifetimes, now, used_code=outcome.used_code, mark=mark)
+                second_factor = outcome.used_code or outcome.used_push
+                self._cache.put(question.digest, identity, lifetimes, now, used_code=second_factor, mark=mark)
             return _granted(identity, provider, cached=False), False
         if isinstance(outcome, Unavailable):
-            if question.cacheable:
+            if question.cacheable and outcome.reason in CORE_AWAY:
                 known = self._cache.graced(provider.pk, question.digest, now)
                 if known is not None:
                     metrics.bind_cache_lookups.labels("offline").inc()

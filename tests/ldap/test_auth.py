@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,16 @@ async def test_an_unreachable_core_honours_a_stale_bind_for_the_grace() -> None:
     assert (await bind(desk, request(), CACHED)).code == 52
 
 
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in auth.CORE_AWAY])
+async def test_a_core_that_answers_gets_no_grace(reason: Reason) -> None:
+    """Whatever is wrong: it is there, and did not say yes."""
+    desk = Desk()
+    await bind(desk, request(), CACHED)
+    desk.login.outcome = Unavailable(reason)
+    desk.now += 301
+    assert (await bind(desk, request(), CACHED)).code != 0
+
+
 async def test_a_refusal_ends_the_grace() -> None:
     """Once the core said no, its silence does not help any more."""
     desk = Desk()
@@ -278,10 +289,13 @@ async def test_a_refusal_ends_the_grace() -> None:
     assert (await bind(desk, request(), CACHED)).code == 52
 
 
-async def test_a_bind_with_a_code_lives_shorter_and_has_no_grace() -> None:
+@pytest.mark.parametrize("factor", ["used_code", "used_push"])
+async def test_a_bind_with_a_second_factor_lives_shorter_and_has_no_grace(factor: str) -> None:
     """bind_cache_mfa, and 52 when the core is away after it."""
     desk = Desk()
-    desk.login.used_code = True
+    session = CoreSession({}, "s" * 64, None)
+    code, push = factor == "used_code", factor == "used_push"
+    desk.login.outcome = Passed(session, 1, None, True, None, used_code=code, used_push=push)
     await bind(desk, request(), CACHED)
     desk.now += 59
     assert (await bind(desk, request(), CACHED)).cached
@@ -316,10 +330,22 @@ async def test_a_client_that_leaves_does_not_end_the_shared_run() -> None:
     assert (await second).code == 0
 
 
-async def test_a_session_that_ends_during_the_bind_is_no_success() -> None:
-    """The session end may come before its login is known here."""
+ENDS: list[Callable[[Desk], int]] = [
+    lambda desk: desk.cache.end_session(f"{1:064d}"),
+    lambda desk: desk.cache.end_user(1),
+    lambda desk: desk.cache.end_provider(1),
+]
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_what_ends_during_the_bind_is_no_success(end: Callable[[Desk], int]) -> None:
+    """The news may come before its login is known here: of the session, of the user, of the provider's settings."""
     desk = Desk()
-    desk.login.on_login = lambda: desk.cache.end_session(f"{1:064d}") and None
+    desk.login.on_login = lambda: void(end(desk))
     answer = await bind(desk, request(), CACHED)
     assert (answer.code, answer.reason, len(desk.cache)) == (52, "session_ended", 0)
 

@@ -316,6 +316,8 @@ PORTS: list[tuple[str, Callable[[Room], None], Request]] = [
     ("cache", break_attribute("authenticator._cache.digest"), bind_request(2)),
     ("authenticator", break_attribute("authenticator.bind"), bind_request(2)),
     ("clock", break_attribute("authenticator._now"), bind_request(2)),
+    ("throttle", break_attribute("authenticator.throttle"), bind_request(2)),
+    ("throttle's names", break_attribute("authenticator._attempt"), bind_request(2)),
 ]
 
 
