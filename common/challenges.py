@@ -88,6 +88,24 @@ class FlowError(Challenge, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
+class PromptField(msgspec.Struct, frozen=True):
+    """A field of a prompt stage."""
+
+    field_key: str = ""
+    type: str = ""
+
+
+class Prompt(Challenge, frozen=True, kw_only=True):
+    """Questions to a person in a browser."""
+
+    fields: list[PromptField] | None = None
+
+    @property
+    def wants_new_password(self) -> bool:
+        """Whether the answer would set a password: the core stores what the password field ``password`` gets."""
+        return any(field.field_key == "password" and field.type == "password" for field in self.fields or ())
+
+
 class Unsupported(Challenge, frozen=True, kw_only=True):
     """A stage that needs a browser, or one that is not known."""
 
@@ -97,6 +115,7 @@ COMPONENTS: dict[str, type[Challenge]] = {
     "ak-stage-password": Password,
     "ak-stage-authenticator-validate": AuthenticatorValidate,
     "ak-stage-user-login": UserLogin,
+    "ak-stage-prompt": Prompt,
     "ak-stage-access-denied": AccessDenied,
     "ak-stage-flow-error": FlowError,
     "xak-flow-redirect": Redirect,

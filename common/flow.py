@@ -29,6 +29,7 @@ from common.challenges import (
     IdentificationAnswer,
     Password,
     PasswordAnswer,
+    Prompt,
     PushAnswer,
     Redirect,
     UserLogin,
@@ -214,6 +215,8 @@ def run(solver: Solver, executor_path: str, *, opening: bool = False) -> Run:
             named = any(component == NAMING for component, _ in sent)
             return Ended("password" in accepted, "code" in accepted, "push" in accepted, challenge.to or "", named)
 
+        if isinstance(challenge, Prompt) and challenge.wants_new_password and "password" in accepted:
+            return Denied(Reason.NEW_PASSWORD_WANTED, "the flow asks for a new password", challenge.component)
         solved = solver.answer(challenge)
         if isinstance(solved, Denied):
             return solved

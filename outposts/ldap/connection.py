@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from common import logs, metrics
 from common.client_certificate import ClientCertificate
+from common.outcomes import Reason
 from outposts.ldap import controls, extended, prepared, routing, sasl
 from outposts.ldap.auth import Authenticator, BindAnswer, Identity, Peer, refused
 from outposts.ldap.ber import encode_integer
@@ -367,7 +368,10 @@ class Connection:
                 desk.bound.enter(self, answer.identity)
             self._wire.send(
                 encode_bind_response(
-                    request.message_id, answer.code, diagnostic=answer.diagnostic, controls=_identity(request, answer)
+                    request.message_id,
+                    answer.code,
+                    diagnostic=answer.diagnostic,
+                    controls=_bind_controls(request, answer),
                 )
             )
             waiting = self.session.bind_finished(answer.identity)
@@ -635,14 +639,28 @@ def _done(request: SearchRequest, result: routing.Result) -> bytes:
     return encode_result(request.message_id, Tag.SEARCH_DONE, code, answer.matched, answer.diagnostic, answer.controls)
 
 
-def _identity(request: BindRequest, answer: BindAnswer) -> tuple[Control, ...]:
-    """The authorization identity behind a bind that asked for it (RFC 3829); only a successful one has any."""
-    if answer.identity is None or not request.controls:
+def _bind_controls(request: BindRequest, answer: BindAnswer) -> tuple[Control, ...]:
+    """What a bind asked to be told: who it is now (RFC 3829, successes only), and that its password has expired
+    (draft-behera-ldap-password-policy-10 §6.2: an empty value says nothing of the kind is known)."""
+    if not request.controls:
         return ()
-    if not controls.read(request.controls, controls.Operation.BIND).authorization_identity:
-        return ()
-    name = answer.identity.authorization_id.encode()
-    return (Control(ControlOid.AUTHORIZATION_IDENTITY_RESPONSE, False, name),)
+    try:
+        asked = controls.read(request.controls, controls.Operation.BIND)
+    except controls.ControlError:
+        return ()  # that is what the bind was refused for
+    found = []
+    if asked.authorization_identity and answer.identity is not None:
+        name = answer.identity.authorization_id.encode()
+        found.append(Control(ControlOid.AUTHORIZATION_IDENTITY_RESPONSE, False, name))
+    if asked.password_policy:
+        expired = answer.reason == Reason.NEW_PASSWORD_WANTED
+        found.append(Control(ControlOid.PASSWORD_POLICY, False, PASSWORD_EXPIRED if expired else NO_POLICY_ERROR))
+    return tuple(found)
+
+
+# PasswordPolicyResponseValue ::= SEQUENCE { warning [0] … OPTIONAL, error [1] ENUMERATED { passwordExpired (0), … } }
+PASSWORD_EXPIRED = b"\x30\x03\x81\x01\x00"
+NO_POLICY_ERROR = b"\x30\x00"
 
 
 def _close(chunks: Iterator[bytes] | Awaitable[Any]) -> None:

@@ -72,6 +72,7 @@ class Controls(msgspec.Struct, frozen=True):
     domain_scope: bool = False
     authorization_identity: bool = False
     proxied: bool = False
+    password_policy: bool = False
     critical: frozenset[str] = frozenset()
 
 
@@ -117,6 +118,8 @@ ROWS: Final[tuple[Row, ...]] = (
         _given,
         ControlOid.AUTHORIZATION_IDENTITY_RESPONSE,
     ),
+    # The answer says that a password has expired, the only fact of this kind that the core tells.
+    Row(ControlOid.PASSWORD_POLICY, "password_policy", Operation.BIND, _given),
     # Known only to be refused in the words of RFC 4370: nobody may act for somebody else.
     Row(ControlOid.PROXIED_AUTHORIZATION, "proxied", ANY ^ Operation.BIND, _given, advertised=False),
 )

@@ -67,6 +67,7 @@ REFUSALS: Mapping[str, Refusal] = {
     Reason.CERTIFICATE_NOT_DECISIVE: Refusal(ResultCode.INVALID_CREDENTIALS, "certificate_untrusted"),
     Reason.IDENTITY_MISMATCH: Refusal(ResultCode.INVALID_CREDENTIALS, "identity_mismatch"),
     Reason.NOT_AUTHENTICATED: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
+    Reason.NEW_PASSWORD_WANTED: Refusal(ResultCode.INVALID_CREDENTIALS, "password_expired", "a new password is due"),
     Reason.UNSUPPORTED_CHALLENGE: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
     Reason.NO_AUTHENTICATOR: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),
     Reason.TOO_DEEP: Refusal(ResultCode.INVALID_CREDENTIALS, "flow_error"),

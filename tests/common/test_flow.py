@@ -156,6 +156,34 @@ def test_c44_unsupported(component: str) -> None:
     assert result == Denied("unsupported_challenge", f"unsupported challenge type {component}", component)
 
 
+def test_new_password_wanted() -> None:
+    """A prompt whose answer would set a password, behind a password that was taken: the old one is no good any more."""
+    fields = [{"field_key": "hint", "type": "static"}, {"field_key": "password", "type": "password", "label": "New"}]
+    prompt = challenge("ak-stage-prompt", fields=fields)
+    for sequence in ([both(), prompt], [name_only(), password(), prompt]):
+        result, _ = play(sequence)
+        assert result == Denied("new_password_wanted", "the flow asks for a new password", "ak-stage-prompt")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"field_key": "pin", "type": "password"},
+        {"field_key": "password", "type": "text"},
+        {"type": "password"},
+        {},
+    ],
+)
+def test_other_prompts(field: dict[str, str]) -> None:
+    """Anything else that a browser would show says nothing about the password; nor does a prompt before it."""
+    text = "unsupported challenge type ak-stage-prompt"
+    wanted = Denied("unsupported_challenge", text, "ak-stage-prompt")
+    assert play([both(), challenge("ak-stage-prompt", fields=[field])])[0] == wanted
+    new = challenge("ak-stage-prompt", fields=[{"field_key": "password", "type": "password"}])
+    assert play([new])[0] == wanted
+    assert play([name_only(), new])[0] == wanted
+
+
 def test_c44_captcha_inside_identification() -> None:
     """Found before the password is sent."""
     result, answers = play([both(captcha_stage={"site_key": "x"})])

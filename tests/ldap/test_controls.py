@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.outcomes import Denied
 from outposts.ldap import controls, routing
 from outposts.ldap.controls import ADVERTISED, ROWS, ControlError, Operation, read
 from outposts.ldap.filter_text import parse_text
 from outposts.ldap.messages import (
     AbandonRequest,
+    BindResponse,
     CompareRequest,
     Control,
     DeleteRequest,
@@ -364,6 +366,28 @@ async def test_bind_tells_who_was_bound() -> None:
         await until(partial(getattr, paper, "data"))
         (answer,) = paper.take()
         assert [control.value for control in answer.controls] == expected
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "value"),
+    [
+        (None, 0, b"\x30\x00"),
+        (Denied("invalid_credentials"), 49, b"\x30\x00"),
+        (Denied("new_password_wanted", "the flow asks for a new password"), 49, b"\x30\x03\x81\x01\x00"),
+        (Denied("flow_denied", "Password expired 3 days ago."), 49, b"\x30\x00"),
+    ],
+)
+async def test_password_policy(outcome: Denied | None, code: int, value: bytes) -> None:
+    """draft-behera-ldap-password-policy: passwordExpired when the core wants a new one, else nothing."""
+    room = Room()
+    room.login.outcome = outcome
+    for controls_sent, expected in (((Control(ControlOid.PASSWORD_POLICY),), [value]), ((), [])):
+        connection, paper = connect(room)
+        say(connection, msgspec.structs.replace(bind_request(), controls=controls_sent))
+        await until(partial(getattr, paper, "data"))
+        (answer,) = paper.take()
+        assert isinstance(answer, BindResponse)
+        assert (answer.code, [control.value for control in answer.controls]) == (code, expected)
 
 
 @pytest.mark.parametrize(
