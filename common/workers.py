@@ -34,6 +34,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -80,6 +81,7 @@ WATCH_S = 1.0  # between looks for silent workers
 LATE_S = 0.05  # when a deadline passes, what has arrived meanwhile is read before anybody is killed for it
 LINGER_S = 1.0  # between a worker's closing of its socket and its end
 REAP_S = 0.25  # for the end of killed processes at the very end
+PACKAGES = str(Path(__file__).resolve().parent.parent)  # the folder that this process's packages are in
 # Our settings travel on the socket: tokens must not stand in the environment of another process (/proc/<pid>/environ).
 OWN_PREFIXES = ("AUTHENTIK_", "OUTPOSTS_")
 
@@ -453,7 +455,7 @@ class Pool:
             process = subprocess.Popen(
                 [*self._plan.command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                env={name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)},
+                env=_environment(),
                 pass_fds=(theirs.fileno(),),
             )
         except OSError:
@@ -506,6 +508,13 @@ def _published(number: int, name: str, details: bytes, publication: Publication 
     return Publish(number, name, details, publication is not None, publication.size if publication is not None else 0)
 
 
+def _environment() -> dict[str, str]:
+    """A worker's environment: ours without our settings; it finds the packages that this process was started from."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)}
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (PACKAGES, kept.get("PYTHONPATH"))))
+    return kept
+
+
 def _end_of(process: subprocess.Popen[bytes]) -> str:
     """In a thread: how a process ended whose socket is closed, for a person."""
     try:
@@ -521,5 +530,5 @@ def _end_of(process: subprocess.Popen[bytes]) -> str:
 
 
 def interpreter_command(module: str) -> tuple[str, ...]:
-    """The command of ``python -m module worker``, with this interpreter."""
-    return (sys.executable, "-m", module, "worker")
+    """The command of ``python -m module worker``, with this interpreter and nothing of the working folder (-P)."""
+    return (sys.executable, "-P", "-m", module, "worker")
