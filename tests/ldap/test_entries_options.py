@@ -283,6 +283,18 @@ def test_shared_numbers_are_told() -> None:
     assert (again.uid_collisions, again.gid_collisions) == (report.uid_collisions, report.gid_collisions)
 
 
+def test_every_attribute_belongs_to_a_class() -> None:
+    """With all extra attributes the published schema still allows what entries carry."""
+    directory = tree(extra_attributes=EXTRA_ATTRIBUTES, nested_groups=True)
+    for dn, entry in ask(directory, attributes=["*", "+"]).items():
+        classes = [directory.schema.class_attributes(name) for name in entry["objectClass"]]
+        assert None not in classes, dn
+        allowed = frozenset().union(*(found or () for found in classes))
+        for name in entry:
+            kind = directory.schema.types[name.lower()]
+            assert kind.operational or kind.names[0].lower() in allowed, (dn, name)
+
+
 def test_hashed_group_numbers() -> None:
     """``gid=hash``: 2^20 plus 30 bits of the uuid's SHA-256; an own attribute still wins."""
     group = Group(pk="5b2d4cc0-0000-4000-8000-000000000001", name="g", num_pk=12345)

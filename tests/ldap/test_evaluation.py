@@ -23,7 +23,7 @@ LOWER = BASE.lower()
 BIT_AND, BIT_OR, IN_CHAIN = "1.2.840.113556.1.4.803", "1.2.840.113556.1.4.804", "1.2.840.113556.1.4.1941"
 
 
-def forest(seed: int) -> Snapshot:
+def forest(seed: int, **options: Any) -> Snapshot:
     """Twelve groups with random nesting, circles too, thirty users with random numbers and groups."""
     rng = random.Random(seed)
     pks = range(1, 31)
@@ -42,7 +42,7 @@ def forest(seed: int) -> Snapshot:
         for number, title in enumerate(titles)
     ]
     factories.link(users, groups)
-    return Snapshot.build(EntryOptions(BASE), raw(users), raw(groups))
+    return Snapshot.build(EntryOptions(BASE, **options), raw(users), raw(groups))
 
 
 FORESTS = [forest(seed) for seed in range(4)]
@@ -86,6 +86,21 @@ def test_in_chain(directory: Snapshot, attribute: str, data: st.DataObject) -> N
     assert found(directory, Extensible(IN_CHAIN, attribute.lower(), target.upper().encode())) == {
         dn.lower() for dn in expected
     }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nested_groups_show_what_chains_reach(seed: int) -> None:
+    """With ``nested_groups`` every entry carries the whole chain, upwards and downwards, itself excepted."""
+    flat, nested = forest(seed), forest(seed, nested_groups=True, extra_attributes=("memberUid",))
+    entries = ask(nested)
+    for attribute in ("member", "memberOf"):
+        for target in (dn for dn in entries if ",ou=groups," in dn or ",ou=users," in dn):
+            chained = found(flat, Extensible(IN_CHAIN, attribute.lower(), target.encode())) - {target.lower()}
+            shown = {dn.lower() for dn, entry in entries.items() if target in entry.get(attribute, ())}
+            assert shown == chained, (attribute, target)
+    for dn, entry in entries.items():
+        members = [name.partition(",")[0][3:] for name in entry.get("member", ()) if ",ou=users," in name]
+        assert entry.get("memberUid", []) == members, dn
 
 
 CUSTOM = {
