@@ -398,3 +398,47 @@ def test_python_ldap_listens(own: Own) -> None:
         assert answer(lines) == {"same": True, "entries": 1, "moved": True}
         lines.say(f"cancel {own.url}")
         assert answer(lines) == "canceled"
+
+
+SLAPD = """
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+objectclass ( 1.1.3.1 NAME 'nsContainer' SUP top STRUCTURAL MUST cn )
+modulepath /usr/lib/ldap
+moduleload back_mdb
+database mdb
+suffix "{base}"
+rootdn "cn=root,{base}"
+rootpw consumer
+directory {folder}
+syncrepl rid=001 provider={url} type=refreshAndPersist retry="1 +" searchbase="{base}" scope=sub
+  filter="(|(objectClass=domain)(objectClass=nsContainer))" attrs="cn,dc,ou" schemachecking=off
+  bindmethod=simple binddn="{dn}" credentials="{password}"
+"""
+
+
+def test_slapd_as_a_consumer(own: Own, tmp_path: Path) -> None:
+    """It replicates what its schema can hold: class names with a slash in them, as users have, it cannot."""
+    program = peer_programs.program("slapd")
+    (tmp_path / "data").mkdir()
+    configuration = tmp_path / "slapd.conf"
+    configuration.write_text(
+        SLAPD.format(base=BASE, folder=tmp_path / "data", url=own.url, dn=SEARCH, password=SEARCH_PASSWORD)
+    )
+    secret = own.folder / "root-password"
+    secret.write_text("consumer")
+    secret.chmod(0o600)
+    url = f"ldapi://{str(own.folder / 'slapd').replace('/', '%2F')}"
+    slapd = Lines([program, "-f", str(configuration), "-h", url, "-d", "sync"], ENVIRONMENT)
+    try:
+        heard = slapd.until("REFRESH_PRESENT.*?cookie=1\\.")
+        assert heard.count("be_add") == 4
+        search = [peer_programs.program("ldapsearch"), "-x", "-LLL", "-H", url, "-D", f"cn=root,{BASE}"]
+        done = subprocess.run(
+            [*search, "-y", str(secret), "-b", BASE, "1.1"], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert [dn.lower() for dn in dns(done.stdout)] == [
+            BASE, f"ou=users,{BASE}", f"ou=groups,{BASE}", f"ou=virtual-groups,{BASE}",
+        ]  # fmt: skip
+    finally:
+        slapd.close()
