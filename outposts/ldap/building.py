@@ -27,6 +27,7 @@ from outposts.ldap.entries import (
     user_entry,
     virtual_group_entry,
 )
+from outposts.ldap.index import SEPARATOR
 
 DIGEST_SIZE = 16  # bytes; 2^64 objects until two share one by chance
 MAX_ERRORS_TOLD = 20  # messages kept for the log; all are counted
@@ -59,6 +60,7 @@ class ContentsBuilder:
         self._error_count = 0
         self._names: dict[Kind, set[str]] = {Kind.USER: set(), Kind.GROUP: set()}
         self._groups: list[tuple[bytes, Group]] = []  # with nested groups, or members by number only
+        self._listed: dict[str, bytes] = {}  # by group: names of its members, 0xff between them
         self._group_names: dict[str, str] = {}
         self._parents: dict[str, set[str]] = {}
         self._user_names: dict[int, str] = {}
@@ -75,8 +77,13 @@ class ContentsBuilder:
         for item in groups:
             decoded = self._decode(item, Group, Kind.GROUP)
             if decoded is not None:
-                self._groups.append(decoded)
-                _, group = decoded
+                digest, group = decoded
+                if group.users_obj is not None:
+                    # names only, and as one object: members decoded are by far the largest part of all groups
+                    names = [name.encode("utf-8", "surrogatepass") for name in self._shown_members(group)]
+                    self._listed.setdefault(group.pk, SEPARATOR.join(names))
+                    group = msgspec.structs.replace(group, users=[], users_obj=[])
+                self._groups.append((digest, group))
                 if group.pk in self._group_names:  # pages shift while they are read: an object can come twice
                     self._groups.pop()
                     continue
@@ -341,7 +348,11 @@ class ContentsBuilder:
         return self._visible is None or not self._visible.isdisjoint(_group_pks(user))
 
     def _listed_members(self, group: Group) -> list[str]:
-        """Names of the shown users among the members that a record names."""
+        """Names of the shown users among the members that the group's record named."""
+        names = self._listed.get(group.pk)
+        return [name.decode("utf-8", "surrogatepass") for name in names.split(SEPARATOR)] if names else []
+
+    def _shown_members(self, group: Group) -> list[str]:
         active_only = self._options.active_only
         return [user.username for user in group.users_obj or () if user.is_active or not active_only]
 
