@@ -6,11 +6,14 @@ can check it as they do in production. ``recipes`` of the documentation name the
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import pyotp
 
 from tests import certificates
 from tests.peers.suite import BASE, Suite, running
@@ -20,7 +23,10 @@ JOERG, JOERG_PASSWORD = f"cn={JOERG_NAME},ou=users,{BASE}", "Paßwort «日本»
 SOUTH_NAME = "vertrieb-süd"
 SOUTH = f"cn={SOUTH_NAME},ou=groups,{BASE}"
 STAFF, ADMINS = f"cn=staff,ou=groups,{BASE}", f"cn=admins,ou=groups,{BASE}"
-STAFF_NAMES = {"alice", "bob", JOERG_NAME, *(f"user{number:02d}" for number in range(1, 51, 2))}
+# People with a device for one-time codes. The core takes each code once, so every test has somebody of its own.
+CODE_PASSWORD, CODE_SECRET = "code-demo-pw", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+CODE_NAMES = [f"code{number:02d}" for number in range(1, 13)]
+STAFF_NAMES = {"alice", "bob", JOERG_NAME, *CODE_NAMES, *(f"user{number:02d}" for number in range(1, 51, 2))}
 SSH_KEYS = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{letter * 43} jörg@{letter}" for letter in "AB"]
 USERS, GROUPS = f"ou=users,{BASE}", f"ou=groups,{BASE}"
 
@@ -40,6 +46,11 @@ class Office:
 
     suite: Suite
     certificate: Path
+    unused: list[str] = field(default_factory=lambda: list(CODE_NAMES))
+
+    def somebody_with_a_code(self) -> tuple[str, str, str]:
+        """Name, password, and password with a code, of somebody who has not logged in yet."""
+        return self.unused.pop(), CODE_PASSWORD, f"{CODE_PASSWORD};{pyotp.TOTP(CODE_SECRET).now()}"
 
     @property
     def host(self) -> str:
@@ -65,6 +76,22 @@ class Office:
     def tls_url(self) -> str:
         """LDAPS, by the address that the certificate has."""
         return f"ldaps://127.0.0.1:{self.tls_port}"
+
+
+def _person_with_device(name: str) -> str:
+    return f"""
+  - model: authentik_core.user
+    id: {name}
+    identifiers: {{username: {name}}}
+    attrs:
+      name: {name}
+      password: {CODE_PASSWORD}
+      groups: [!Find [authentik_core.group, [name, staff]]]
+  - model: authentik_stages_authenticator_totp.totpdevice
+    identifiers: {{name: phone, user: !KeyOf {name}}}
+    attrs:
+      key: {base64.b32decode(CODE_SECRET).hex()}
+      confirmed: true"""
 
 
 def blueprint(pair: certificates.KeyPair, mode: str) -> str:
@@ -98,6 +125,7 @@ entries:
       tls_server_name: localhost
       search_mode: {mode}
       bind_mode: {mode}
+{"".join(map(_person_with_device, CODE_NAMES))}
 """
 
 
