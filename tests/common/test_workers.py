@@ -254,7 +254,7 @@ async def test_ended_worker_is_replaced(number: signal.Signals) -> None:
         victim, survivor = it.pids()
         restarts = metrics.worker_restarts._value.get()
         os.kill(victim, number)
-        await it.until(lambda: victim not in it.pids(), "noticed")
+        await it.until(lambda: victim not in it.pids() and not alive(victim), "noticed, its listener closed")
         assert it.pool.not_ready() == []
         assert (await it.ask())["pid"] == survivor
         assert it.pool.health_details()["workers"]["listening"] == 1

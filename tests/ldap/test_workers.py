@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from common.daemon import usable_processors
 from tests import daemons, factories
 from tests.daemons import Daemon
 from tests.fakes import StubCore
@@ -382,6 +383,25 @@ def test_port_in_use_ends_the_start(tmp_path: Path) -> None:
             daemons.start("ldap", environment, folder=tmp_path / "second")
         with ExitStack() as stack:
             pool.one_each(stack)
+
+
+@pytest.mark.parametrize("setting", ["1", "auto"])
+def test_number_of_processes(setting: str) -> None:
+    """One worker is the daemon itself, alone; ``auto`` is one for each usable processor."""
+    expected = 1 if setting == "1" else usable_processors()
+    with StubCore() as core:
+        core.load_conformance(search_mode="direct", bind_mode="direct")
+        environment = daemons.outpost_environment(core.url, core.token, OUTPOSTS_WORKERS=setting)
+        with daemons.running("ldap", environment) as daemon:
+            pool = Pool(core, daemon)
+            if expected == 1:
+                assert children(daemon.pid) == []
+                assert "workers" not in pool.health()
+            else:
+                assert len(pool.workers()) == expected == pool.health()["workers"]["wanted"]
+            with Client(daemon.address("ldap")) as client:
+                assert client.bind(ALICE, "pw").code == 0
+                assert len(client.search(B).dns) == 17
 
 
 def _until_gone(pids: list[int]) -> None:
