@@ -100,11 +100,9 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(ControlOid.VLV_REQUEST, "view", Operation.SEARCH, vlv.decode, ControlOid.VLV_RESPONSE),
     Row(ControlOid.MATCHED_VALUES, "matched_values", Operation.SEARCH, matched_values.decode),
     Row(ControlOid.ASSERTION, "assertion", READ, assertion.decode),
-    # Of cached directories only; the other response controls are in sync.py's CONTROLS.
-    Row(ControlOid.SYNC_REQUEST, "sync", Operation.SEARCH, decode_sync_request, ControlOid.SYNC_DONE),
-    Row(
-        ControlOid.PERSISTENT_SEARCH, "persistent", Operation.SEARCH, decode_persistent_search, ControlOid.ENTRY_CHANGE
-    ),
+    # Of cached directories only (sync.CONTROLS).
+    Row(ControlOid.SYNC_REQUEST, "sync", Operation.SEARCH, decode_sync_request),
+    Row(ControlOid.PERSISTENT_SEARCH, "persistent", Operation.SEARCH, decode_persistent_search),
     # There are no subentries, no referrals and no other domains here, so these hold without doing anything else.
     Row(ControlOid.SUBENTRIES, "subentries", Operation.SEARCH, _subentries),
     Row(ControlOid.MANAGE_DSA_IT, "manage_dsa_it", READ | Operation.WRITE, _given),

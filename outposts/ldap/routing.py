@@ -407,7 +407,7 @@ class Searches:
             operational.append(("directoryLastError", self.load_problem))
         return RootInfo(
             version=VERSION,
-            controls=tuple(dict.fromkeys((*ADVERTISED, *sync.CONTROLS)) if cached else ADVERTISED_ANYWHERE),
+            controls=ADVERTISED if cached else ADVERTISED_ANYWHERE,
             extensions=tuple(OPERATIONS),
             mechanisms=mechanisms,
             features=FEATURES,

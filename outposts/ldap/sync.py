@@ -56,10 +56,7 @@ from outposts.ldap.sync_wire import (
 )
 from outposts.ldap.wire import encode_controls, encode_intermediate_response, encode_search_entry
 
-CONTROLS: Final = (
-    ControlOid.SYNC_REQUEST, ControlOid.SYNC_STATE, ControlOid.SYNC_DONE, ControlOid.PERSISTENT_SEARCH,
-    ControlOid.ENTRY_CHANGE,
-)  # fmt: skip
+CONTROLS: Final = (ControlOid.SYNC_REQUEST, ControlOid.PERSISTENT_SEARCH)
 """Values of supportedControl where a directory can be followed, and nowhere else."""
 KEY_SIZE: Final = 32  # bytes
 MAC_SIZE: Final = 16  # bytes

@@ -413,7 +413,7 @@ async def test_advertised_where_it_works(mode: str, there: bool) -> None:
     entry = (await heard(connection, paper))[0]
     assert isinstance(entry, SearchEntry)
     values = {item.description: set(item.values) for item in entry.attributes}
-    for oid in (ControlOid.SYNC_REQUEST, ControlOid.SYNC_STATE, ControlOid.SYNC_DONE, ControlOid.PERSISTENT_SEARCH):
+    for oid in (ControlOid.SYNC_REQUEST, ControlOid.PERSISTENT_SEARCH):
         assert (oid.encode() in values[b"supportedControl"]) is there
     assert len(values[b"supportedControl"]) > 3
     assert Extension.CANCEL.encode() in values[b"supportedExtension"]
