@@ -385,21 +385,20 @@ def _rule_match(
         return index.between(None, normalised) - index.equal(normalised), None
     if rule[0] in ("bit_and", "bit_or"):
         found = BitMap()
-        for part in bit_steps(index, integer_of(normalised), every=rule[0] == "bit_and"):
-            found |= part
+        for _ in bit_steps(found, index, integer_of(normalised), every=rule[0] == "bit_and"):
+            pass
         return found, None
     return _chain(snapshot, index, normalised), None
 
 
-def bit_steps(index: Index, mask: int, *, every: bool) -> Iterator[BitMap]:
-    """Entries with a number that has every bit, or any bit, of ``mask``: in parts of some thousand values."""
+def bit_steps(found: BitMap, index: Index, mask: int, *, every: bool) -> Iterator[None]:
+    """Add the entries with a number that has every bit, or any bit, of ``mask``: in parts of some thousand values."""
     for start in range(0, index.size, STEP):
-        found = BitMap()
         for place in range(start, min(start + STEP, index.size)):
             bits = integer_of(index.value(place)) & mask
             if bits == mask if every else bits != 0:
                 found.update(index.numbers(place))
-        yield found
+        yield
 
 
 def _compared(snapshot: Snapshot, name: str, value: bytes, form: Callable[[str], str]) -> Answer:

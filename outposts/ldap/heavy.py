@@ -48,7 +48,7 @@ def _collect(snapshot: Snapshot, node: Filter, found: list[Item]) -> None:
     elif isinstance(node, Not):
         _collect(snapshot, node.child, found)
     elif isinstance(node, Substrings | Extensible) and is_costly(node):
-        if remembered.known(snapshot, node) is None and _steps(snapshot, node) is not None:
+        if remembered.known(snapshot, node) is None and _steps(snapshot, node, BitMap()) is not None:
             found.append(node)
 
 
@@ -64,24 +64,22 @@ def _few_left(snapshot: Snapshot, node: And, costly: int) -> bool:
 def work(snapshot: Snapshot, node: Filter) -> Iterator[None]:
     """Find the sets of the heavy items of a filter, a step at a time."""
     for item in items(snapshot, node):
-        steps = _steps(snapshot, item)
+        found = BitMap()
+        steps = _steps(snapshot, item, found)
         if steps is not None:
-            found = BitMap()
-            for part in steps:
-                found |= part
-                yield
+            yield from steps
             remembered.remember(snapshot, item, found)
 
 
-def _steps(snapshot: Snapshot, item: Item) -> Iterator[BitMap] | None:
-    """The work on one item; None if there is little, or none that can be done in steps."""
+def _steps(snapshot: Snapshot, item: Item, found: BitMap) -> Iterator[None] | None:
+    """The work on one item, which fills ``found``; None if there is little, or none that can be done in steps."""
     if isinstance(item, Substrings):
         parts = substring_parts(snapshot, item)
         if parts is None:
             return None
         name, _, initial, middle, final = parts
         index = snapshot.indexes[name]
-        return index.substring_steps(initial, middle, final) if index.size > LARGE else None
+        return index.substring_steps(found, initial, middle, final) if index.size > LARGE else None
     kind = snapshot.schema.types.get(item.attribute or "")
     if item.rule not in BIT_RULES or kind is None or kind.syntax != "I" or item.dn_attributes:
         return None
@@ -89,4 +87,4 @@ def _steps(snapshot: Snapshot, item: Item) -> Iterator[BitMap] | None:
     mask = snapshot.schema.syntax(kind.names[0].lower()).normalise(item.value)
     if numbers is None or numbers.size <= LARGE or mask is None:
         return None
-    return bit_steps(numbers, integer_of(mask), every=item.rule == MatchingRule.BIT_AND[0])
+    return bit_steps(found, numbers, integer_of(mask), every=item.rule == MatchingRule.BIT_AND[0])

@@ -12,9 +12,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import accumulate, count, repeat
+from itertools import compress, count, repeat
 from mmap import mmap
-from operator import add
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -32,7 +31,7 @@ SAMPLE_STEP = 64
 # ``bytes.find`` is many times faster than a search in the map itself; small enough to stay in the processor's cache.
 WINDOW = 64 * 1024
 
-# Values between two pauses where each is looked at: a millisecond or two.
+# Values between two pauses of a search that looks at each: a millisecond or two.
 STEP = 2048
 
 Numbers = Sequence[int]  # array("I") or a memoryview cast to "I"
@@ -262,33 +261,33 @@ class Index:
     def substring(self, initial: bytes | None, middle: Sequence[bytes], final: bytes | None) -> BitMap:
         """Entries with a value that begins, holds and ends so, parts not overlapping (RFC 4511 §4.5.1.7.2)."""
         found = BitMap()
-        for part in self.substring_steps(initial, middle, final):
-            found = found | part if found else part
+        for _ in self.substring_steps(found, initial, middle, final):
+            pass
         return found
 
-    def substring_steps(self, initial: bytes | None, middle: Sequence[bytes], final: bytes | None) -> Iterator[BitMap]:
-        """The same in parts of some thousand values, so that others can have a turn in between."""
+    def substring_steps(
+        self, found: BitMap, initial: bytes | None, middle: Sequence[bytes], final: bytes | None
+    ) -> Iterator[None]:
+        """The same in parts of some thousand values, so that others can have a turn in between; adds to ``found``."""
         parts = [part for part in middle if part]
         if initial:
             start, stop = self._left(initial), self._left(initial + SEPARATOR)
             if not middle and not final:
-                yield self._range(start, stop)
+                found.update(self._range(start, stop))
                 return
             for at in range(start, stop, STEP):
-                yield self._places(
-                    place
-                    for place in range(at, min(at + STEP, stop))
-                    if value_matches(self.value(place), initial, middle, final)
-                )
+                part = range(at, min(at + STEP, stop))
+                self._add(found, (place for place in part if value_matches(self.value(place), initial, middle, final)))
+                yield
         elif not parts and not final:
-            yield self._range(0, self.size)
+            found.update(self._range(0, self.size))
         else:
             needle = max([*parts, final + SEPARATOR] if final else parts, key=len)
             for hits in self._search(needle):
                 if len(parts) + bool(final) > 1:
                     hits = [place for place in hits if value_matches(self.value(place), b"", parts, final)]
-                if hits:
-                    yield self._places(hits)
+                self._add(found, hits)
+                yield
 
     def _search(self, needle: bytes) -> Iterator[Iterable[int]]:
         """Numbers of the values that hold ``needle`` (which may end in the separator), window by window."""
@@ -296,7 +295,7 @@ class Index:
         first = 0
         while first < size:
             begin = offsets[first] - 1
-            last = min(size, max(first + 1, bisect_right(offsets, begin + WINDOW, first) - 1))
+            last = min(size, first + STEP, max(first + 1, bisect_right(offsets, begin + WINDOW, first) - 1))
             window = blob[start + begin : start + offsets[last]]
             limit = (last - first) // MANY_HITS_SHARE + 8
             hits: list[int] = []
@@ -306,7 +305,7 @@ class Index:
                 place = bisect_right(offsets, begin + position, place, last) - 1
                 hits.append(place)
                 if len(hits) > limit:
-                    yield _counted(window, needle, first)
+                    yield _holding(window, needle, first)
                     break
                 place += 1
                 position = window.find(needle, offsets[place] - begin)
@@ -351,32 +350,28 @@ class Index:
                 found |= bitmap
         return found
 
-    def _places(self, places: Iterable[int]) -> BitMap:
+    def _add(self, found: BitMap, places: Iterable[int]) -> None:
+        """Add the entries of these values."""
         if self._ranges is None:
-            return BitMap(array("I", map(self._numbers.__getitem__, places)))
+            found.update(array("I", map(self._numbers.__getitem__, places)))
+            return
         ranges, flat = self._ranges, self._numbers
         large = self._large
         collected = array("I")
-        found = BitMap()
         for place in places:
             if place in large:
                 found |= large[place]
             else:
                 collected.extend(flat[ranges[place] : ranges[place + 1]])
-        found |= BitMap(collected)
-        return found
+        found.update(collected)
 
 
-def _counted(window: bytes, needle: bytes, first: int) -> Iterable[int]:
-    """Numbers of the values in a window that hold ``needle``, where many do; some come several times.
-
-    Cut at each hit, the separators in front of it tell in which value it is: all of it runs in C.
-    """
-    pieces = window.split(needle)
-    pieces.pop()
-    own = int(needle.endswith(SEPARATOR))  # a hit that takes a separator with it
-    counts = accumulate(map(bytes.count, pieces, repeat(SEPARATOR)))
-    return map(add, counts, count(first - 1, own))
+def _holding(window: bytes, needle: bytes, first: int) -> Iterable[int]:
+    """Numbers of the values in a window that hold ``needle``, where many do: value by value, all of it in C."""
+    values = window[1:-1].split(SEPARATOR)
+    if needle.endswith(SEPARATOR):
+        return compress(count(first), map(bytes.endswith, values, repeat(needle[:-1])))
+    return compress(count(first), map(bytes.__contains__, values, repeat(needle)))
 
 
 def value_matches(value: bytes, initial: bytes, middle: Sequence[bytes], final: bytes | None) -> bool:
