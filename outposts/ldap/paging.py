@@ -1,7 +1,8 @@
 """Paged results (RFC 2696): the control's values, and cookies that carry their own state.
 
-The server remembers nothing between two pages. A cookie holds where the last page ended and is sealed with a key of
-this process over the search it belongs to, so a cookie of another search, of another viewer or made up is told at once.
+The server remembers nothing between two pages. A cookie holds where the last page ended and is sealed, with a key of
+this outpost, over the search it belongs to, so a cookie of another search, of another viewer or made up is told at
+once.
 
 A page after the directory was refreshed continues behind the last entry that was sent: entries keep their numbers from
 one snapshot to the next, and where they do not (direct mode, the small view of an unprivileged user) the order is by
@@ -106,6 +107,11 @@ class Cookies:
 
     def _seal(self, query: bytes, payload: bytes) -> bytes:
         return blake2b(len(query).to_bytes(4, "big") + query + payload, digest_size=MAC_SIZE, key=self._key).digest()
+
+
+def cookie_key(token: str) -> bytes:
+    """The key of cookies, from the outpost's token: the same for all workers and after a restart."""
+    return blake2b(token.encode("utf-8", "surrogateescape"), digest_size=KEY_SIZE, person=b"ldap page key").digest()
 
 
 class KeptSnapshots:

@@ -26,7 +26,7 @@ from common.published import Area
 from common.sealed import SealedFile
 from common.service import DaemonContext
 from common.tls import self_signed
-from outposts.ldap import stored
+from outposts.ldap import paging, stored
 from outposts.ldap.auth import Authenticator, Identity
 from outposts.ldap.bind_cache import KEY_SIZE, BindCache
 from outposts.ldap.bound import BoundConnections
@@ -109,6 +109,7 @@ class LDAPService:
                 CoreLists(context.api, context.settings.ldap_page_size),
                 clock=context.clock,
                 sync_key=cookie_key(context.settings.token),
+                page_key=paging.cookie_key(context.settings.token),
             ),
             bound=bound,
             observer=self.observations,
