@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import ldap_bench
+from benchmarks import ldap_bench, scale
 from benchmarks.ldap_bench import Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -55,6 +55,17 @@ def write_section(name: str, text: str) -> None:
     DOCS.write_text(page)
 
 
+def large(users: int, refresh: bool, warm: bool) -> int:
+    """Our daemon alone with a large directory; one section of the page for each size."""
+    report = scale.Report()
+    scale.run(users, report, refresh=refresh, warm=warm)
+    lines = ["| measured | value |", "|---|---|", *(f"| {what.strip()} | {value} |" for what, value in report.lines)]
+    text = f"## LDAP, {users:,} users\n\n" + "\n".join(lines) + f"\n\n- {machine()}\n- " + "\n- ".join(scale.FACTS)
+    print(f"\n{text}")
+    write_section(f"ldap-{users}", text)
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
@@ -62,7 +73,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer users, one short round; docs stay as they are")
     parser.add_argument("--users", type=int, help="number of users (default 10,000)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of ours (default 1)")
+    parser.add_argument(
+        "--refresh", action="store_true", help="large directory: refreshes with 1 %% changed under load"
+    )
+    parser.add_argument("--warm-start", action="store_true", help="large directory: start from the sealed state")
+    parser.add_argument("--million", action="store_true", help="large directory: 1,000,000 users (the others: 100,000)")
     chosen = parser.parse_args(arguments)
+    if chosen.refresh or chosen.warm_start or chosen.million:
+        return large(1_000_000 if chosen.million else chosen.users or 100_000, chosen.refresh, chosen.warm_start)
     plan = replace(ldap_bench.QUICK if chosen.quick else ldap_bench.Plan(), workers=chosen.workers)
     if chosen.users:
         plan = replace(plan, users=chosen.users)

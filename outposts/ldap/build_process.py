@@ -31,7 +31,7 @@ from outposts.ldap.contents import Contents
 from outposts.ldap.direct import GROUP_PARAMETERS, USER_PARAMETERS
 from outposts.ldap.rebuild import Rebuild, Target, write_contents
 
-NICENESS = 10  # on a busy single core the daemon's searches get about nine times the share of this process
+NICENESS = 5  # on a busy single core the daemon's searches get about three times the share of this process
 
 log = logs.get_logger("ldap.refresh")
 

@@ -261,3 +261,30 @@ async def test_nothing_is_left_of_old_directories(tmp_path: Path) -> None:
         counts.append(maps())
     assert max(counts) <= counts[0] + 4
     assert served[1].number_of(DN.parse("cn=alice,ou=users,dc=ldap,dc=goauthentik,dc=io")) >= 0
+
+
+async def test_searches_meanwhile_see_one_directory_or_the_other(core: StubCore, tmp_path: Path) -> None:
+    """Answers that began on the old directory end on it, whole, although it was replaced and let go."""
+    site = Site(core, tmp_path)
+    await site.load()
+    answers: list[set[str]] = []
+    stop = asyncio.Event()
+
+    async def search() -> None:
+        while not stop.is_set():
+            began = site.snapshot
+            await asyncio.sleep(0.01)  # a refresh may come in between; the builder wants the processor too
+            found = ask(began, "(objectClass=user)", ["displayName"])
+            assert len(found) == COUNT
+            answers.append({one["displayName"][0] for one in found.values()})
+
+    searching = asyncio.create_task(search())
+    for turn in range(3):
+        for user in core.users:
+            user["name"] = f"turn {turn}"
+        await site.load()
+        await until(lambda: answers and answers[-1] == {f"turn {turn}"})  # noqa: B023
+    stop.set()
+    await searching
+    assert all(len(names) == 1 for names in answers if names <= {f"turn {turn}" for turn in range(3)})
+    assert [names for names in answers if len(names & {"turn 0", "turn 1", "turn 2"}) == 1][-1] == {"turn 2"}
