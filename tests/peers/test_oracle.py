@@ -51,6 +51,7 @@ REASONS = {
     "white space": "every white space counts as a space (RFC 4518 section 2.2); slapd keeps tabs",
     "rule of IA5 strings": "is taken for directory strings too, as `mail` is one here; slapd finds nothing",
     "custom attribute": "direct mode only: one that no fetched object has is undefined, so its negation is no match",
+    "attributes of slapd": "a rule without an attribute also meets names, times and classes that slapd keeps itself",
     "uuid": "slapd finds nothing by an extensible match on entryUUID",
 }
 
@@ -393,6 +394,8 @@ def reason(pair: Pair, node: f.Filter) -> str | None:
             return "boolean"
         if attribute == "cn" and isinstance(item, f.GreaterOrEqual | f.LessOrEqual):
             return "order of cn"
+        if isinstance(item, f.Extensible) and attribute is None and rule in KEPT_BY_SLAPD:
+            return "attributes of slapd"
         if attribute == "objectclass" and isinstance(item, f.Extensible):
             return "rule on objectClass"
         if any(part[:1] == b" " or part[-1:] == b" " for part in _parts(item)):
@@ -423,6 +426,9 @@ def has_custom(pair: Pair, node: f.Filter) -> bool:
     return isinstance(node, f.And | f.Or) and any(has_custom(pair, child) for child in node.children)
 
 
+KEPT_BY_SLAPD = {
+    "distinguishednamematch", "generalizedtimematch", "generalizedtimeorderingmatch", "objectidentifiermatch",
+}  # fmt: skip
 UNKNOWN_TYPE = re.compile(r"(?:^|,)\s*(?!(?:cn|ou|dc)\s*=)[^,=]*=", re.IGNORECASE)
 SLOPPY_NUMBER = re.compile(rb"\s+-?\d+\s*|\s*-?\d+\s+|\s*-?0\d+\s*|-0")
 
