@@ -139,7 +139,13 @@ class KeptSnapshots:
         size = KEPT_FACTOR * sum(len(store.data) for store in snapshot.stores.values())
         self._kept[query] = (self._now() + KEPT_S, size, snapshot)
         self._bytes += size
-        while self._kept and (self._bytes > KEPT_BYTES or next(iter(self._kept.values()))[0] < self._now()):
+        while self._bytes > KEPT_BYTES:
+            self.drop(next(iter(self._kept)))
+        self.purge()
+
+    def purge(self) -> None:
+        """Let go of what is too old."""
+        while self._kept and next(iter(self._kept.values()))[0] < self._now():
             self.drop(next(iter(self._kept)))
 
     def drop(self, query: bytes) -> None:

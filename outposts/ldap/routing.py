@@ -318,6 +318,7 @@ class Searches:
         if query:
             if controls.view is not None or _goes_on(result.answer):
                 self._kept.put(query, snapshot)
+                asyncio.get_running_loop().call_later(paging.KEPT_S + 1, self._kept.purge)
             else:
                 self._kept.drop(query)
         return result

@@ -214,6 +214,9 @@ def test_what_is_kept_for_direct_searches_is_little_and_short() -> None:
     assert kept.get(b"a") is None
     kept.put(b"b", DIRECTORY)
     assert len(kept) == 1
+    now = 2 * paging.KEPT_S + 2
+    kept.purge()
+    assert len(kept) == 0
     size = paging.KEPT_FACTOR * sum(len(store.data) for store in DIRECTORY.stores.values())
     for number in range(paging.KEPT_BYTES // size + 10):
         kept.put(b"%d" % number, DIRECTORY)
