@@ -105,6 +105,7 @@ LEVELS: dict[str, int] = {
     "outposts.ldap.refusals": 1,
     "outposts.ldap.sync_wire": 1,
     "outposts.ldap.changes": 2,
+    "outposts.ldap.feeds": 3,
     "outposts.ldap.sync": 3,
     "outposts.ldap.search": 3,
     "outposts.ldap.prepared": 3,

@@ -21,7 +21,7 @@ from common import metrics
 from common.errors import CoreError
 from common.logs import get_logger
 from common.version import VERSION
-from outposts.ldap import filters, heavy, listing, paging, sync
+from outposts.ldap import feeds, filters, heavy, listing, paging, sync
 from outposts.ldap.auth import Identity
 from outposts.ldap.compare import compare
 from outposts.ldap.controls import ADVERTISED, ControlError, Controls, Operation, read
@@ -137,7 +137,7 @@ class Searches:
         ``sync_key``: the same for the cookies of content synchronization.
         """
         self._fetch = fetch
-        self.feeds = sync.Feeds(sync_key or os.urandom(sync.KEY_SIZE))
+        self.feeds = feeds.Feeds(sync_key or os.urandom(feeds.KEY_SIZE))
         self._clock = clock
         self._cookies = paging.Cookies(page_key or os.urandom(paging.KEY_SIZE))
         self._kept = paging.KeptSnapshots(time.monotonic)

@@ -34,6 +34,7 @@ from outposts.ldap.changes import ChangeSet, comparing
 from outposts.ldap.connection import Connection, Desk
 from outposts.ldap.direct import Parameters
 from outposts.ldap.directory import Snapshot
+from outposts.ldap.feeds import Feed, cookie_key
 from outposts.ldap.loading import ProcessLoader
 from outposts.ldap.observe import Observations
 from outposts.ldap.providers import Provider, ProviderError, Providers, ProviderSettings, resolve
@@ -42,7 +43,6 @@ from outposts.ldap.rfc import ResultCode
 from outposts.ldap.routing import Searches
 from outposts.ldap.server import Limits, LoopReactor, Server
 from outposts.ldap.session import SessionLimits
-from outposts.ldap.sync import Feed, cookie_key
 from outposts.ldap.throttle import ThrottleLimits
 
 log = logs.get_logger("ldap")

@@ -1,6 +1,6 @@
 """Following a directory: content synchronization (RFC 4533) and persistent search (draft-ietf-ldapext-psearch-03).
 
-A ``Feed`` is one provider's directory as it goes from snapshot to snapshot, with a log of what changed. A ``Follower``
+A ``feeds.Feed`` is one provider's directory from snapshot to snapshot, with a log of what changed. A ``Follower``
 is one search that follows it: first the refresh (everything, or what changed since the client's cookie), then, if the
 client wants to stay, the changes as they come. Plain objects: ``connection.py`` writes what ``Follower.due`` yields and
 ``service.py`` publishes snapshots.
@@ -16,9 +16,6 @@ converges. e-syncRefreshRequired (4096) ends a persist stage that cannot go on.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,11 +25,11 @@ from typing import Final
 from pyroaring import BitMap
 
 from outposts.ldap.ber import encode_integer, encode_octets, length_of
-from outposts.ldap.changes import IDENTITY_SIZE, ChangeLog, ChangeSet, compare, identity, uuid_of
+from outposts.ldap.changes import ChangeSet, compare, identity, uuid_of
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DN
 from outposts.ldap.encoded import CHUNK_SIZE
-from outposts.ldap.evaluation import matches
+from outposts.ldap.feeds import CookieSealer, Feed, chosen
 from outposts.ldap.filters import And, Extensible, Filter, Not, Or
 from outposts.ldap.messages import Control, SearchRequest
 from outposts.ldap.rfc import CONTROLS as CONTROLS_TAG
@@ -58,11 +55,7 @@ from outposts.ldap.wire import encode_controls, encode_intermediate_response, en
 
 CONTROLS: Final = (ControlOid.SYNC_REQUEST, ControlOid.PERSISTENT_SEARCH)
 """Values of supportedControl where a directory can be followed, and nowhere else."""
-KEY_SIZE: Final = 32  # bytes
-MAC_SIZE: Final = 16  # bytes
-COOKIE_VERSION: Final = b"1."
 UUIDS_PER_MESSAGE: Final = 1000  # 18 KB; OpenLDAP sends fewer, but receives any number
-CONTENTS_KEPT: Final = 64  # results of filters per snapshot, for followers that ask for the same
 COUNTS = frozenset({"numsubordinates", "hassubordinates"})
 
 
@@ -93,147 +86,6 @@ TRANSITIONS: Final[Mapping[tuple[Stage, Event], Stage]] = {
     **{(stage, Event.CLOSED): Stage.ENDED for stage in Stage},
 }
 """A pair that is not listed changes nothing."""
-
-
-class CookieSealer:
-    """Makes and reads cookies: which state of the directory a client has, for which search of which viewer.
-
-    The state is in it in the clear; a keyed digest over it and the search makes a cookie of another search, another
-    viewer or another server as good as none. ASCII, because some clients keep cookies as text.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        """``key``: the same for all workers and after a restart, up to 64 bytes."""
-        self._key = key
-
-    def __repr__(self) -> str:
-        return "CookieSealer(***)"
-
-    def seal(self, state: bytes, search: bytes) -> bytes:
-        """``state``: an identity; ``search``: digest of the search it belongs to."""
-        return COOKIE_VERSION + base64.urlsafe_b64encode(state + self._mac(state, search)).rstrip(b"=")
-
-    def open(self, cookie: bytes | None, search: bytes) -> bytes | None:
-        """The state, or None for a cookie that is not one of ours for this search."""
-        if cookie is None or not cookie.startswith(COOKIE_VERSION):
-            return None
-        text = cookie[len(COOKIE_VERSION) :]
-        try:
-            content = base64.b64decode(text + b"=" * (-len(text) % 4), b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            return None
-        state, mac = content[:IDENTITY_SIZE], content[IDENTITY_SIZE:]
-        return state if hmac.compare_digest(mac, self._mac(state, search)) else None
-
-    def _mac(self, state: bytes, search: bytes) -> bytes:
-        return blake2b(state + search, key=self._key, digest_size=MAC_SIZE, person=b"ldap sync cookie").digest()
-
-
-def cookie_key(token: str) -> bytes:
-    """The key of cookies, from the outpost's token: the same for all workers and after a restart."""
-    return blake2b(token.encode("utf-8", "surrogateescape"), digest_size=KEY_SIZE, person=b"ldap sync key").digest()
-
-
-class Feed:
-    """One provider's directory from snapshot to snapshot, and who follows it."""
-
-    def __init__(self, provider_pk: int, snapshot: Snapshot, keep: int) -> None:
-        """``keep``: change sets to remember."""
-        self.provider_pk = provider_pk
-        self.snapshot = snapshot
-        self.log = ChangeLog(keep)
-        self.followers: set[Follower] = set()
-        self.offered: Snapshot | None = None  # a newer one, being compared
-        self.closed = False
-        self._identity: bytes | None = None
-        self._contents: dict[tuple[bytes, int, bytes], BitMap] = {}
-
-    @property
-    def identity(self) -> bytes:
-        """Identity of the snapshot; made when it is first asked for."""
-        if self._identity is None:
-            self._identity = identity(self.snapshot)
-        return self._identity
-
-    def publish(self, newer: Snapshot, changes: ChangeSet | None) -> list[Follower]:
-        """Go on to a newer snapshot. Returns who has something to be told.
-
-        ``changes`` None: they are not known; whoever follows has to begin anew.
-        """
-        before = self.identity
-        self.snapshot = newer
-        self._contents.clear()
-        if changes is None:
-            self.log.clear()
-            self._identity = identity(newer)
-        else:
-            self._identity = changes.after
-            if changes.after != before:
-                self.log.append(changes, len(newer))
-        return list(self.followers) if self._identity != before else []
-
-    def content(self, base: DN, scope: int, encoded: bytes, node: Filter) -> BitMap:
-        """Entries of the current snapshot that a search chooses; remembered for others that ask the same."""
-        key = (base.key, scope, encoded)
-        found = self._contents.get(key)
-        if found is None:
-            found = chosen(self.snapshot, base, scope, node)
-            if len(self._contents) >= CONTENTS_KEPT:
-                self._contents.clear()
-            self._contents[key] = found
-        return found
-
-    def close(self) -> list[Follower]:
-        """The directory is gone. Returns who has to be told."""
-        self.closed = True
-        return list(self.followers)
-
-
-def chosen(snapshot: Snapshot, base: DN, scope: int, node: Filter) -> BitMap:
-    """Entries that match in scope; none below a base that does not exist."""
-    below = snapshot.below(base, scope)
-    return BitMap() if below is None else matches(snapshot, node) & below
-
-
-class Feeds:
-    """The feeds of all cached providers. ``keep``: generations of changes to remember, may be changed."""
-
-    def __init__(self, key: bytes, keep: int = 16) -> None:
-        self.cookies = CookieSealer(key)
-        self.keep = keep
-        self.max_followers = 1000
-        self._feeds: dict[int, Feed] = {}
-
-    def __len__(self) -> int:
-        """Number of searches that follow."""
-        return sum(len(feed.followers) for feed in self._feeds.values())
-
-    def of(self, provider_pk: int) -> Feed | None:
-        """The feed of a provider."""
-        return self._feeds.get(provider_pk)
-
-    def offer(self, snapshots: Mapping[int, Snapshot]) -> tuple[list[Feed], list[Follower]]:
-        """The directories in service now, by provider pk.
-
-        Returns the feeds whose snapshot has to be compared with ``offered`` and then published, and the followers of
-        directories that are gone.
-        """
-        orphans: list[Follower] = []
-        for pk in self._feeds.keys() - snapshots.keys():
-            orphans += self._feeds.pop(pk).close()
-        waiting = []
-        for pk, snapshot in snapshots.items():
-            feed = self._feeds.get(pk)
-            if feed is None:
-                self._feeds[pk] = Feed(pk, snapshot, self.keep)
-                continue
-            feed.log.keep = self.keep
-            if feed.offered is not None:
-                feed.offered = snapshot  # whoever compares looks again when done
-            elif feed.snapshot is not snapshot:
-                feed.offered = snapshot
-                waiting.append(feed)
-        return waiting, orphans
 
 
 @dataclass(frozen=True, slots=True)

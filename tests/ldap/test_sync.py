@@ -15,15 +15,13 @@ from outposts.ldap.changes import ChangeLog, compare, comparing, identity, uuid_
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.dn import DN
 from outposts.ldap.entries import EntryOptions
+from outposts.ldap.feeds import CookieSealer, Feed, Feeds
 from outposts.ldap.messages import Control, Result, SearchEntry, SearchRequest
 from outposts.ldap.rfc import ControlOid, ResultCode, Tag
 from outposts.ldap.search import Viewer
 from outposts.ldap.sync import (
     TRANSITIONS,
-    CookieSealer,
     Event,
-    Feed,
-    Feeds,
     Follower,
     Question,
     Stage,
