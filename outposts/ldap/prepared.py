@@ -49,7 +49,7 @@ class Message(NamedTuple):
 class Prepared:
     """One prepared search."""
 
-    __slots__ = ("_allowed", "_compiled", "_index", "_normalise", "_snapshot", "end", "prefix", "start", "suffix")
+    __slots__ = ("_allowed", "_compiled", "_index", "_normalise", "_stores", "end", "prefix", "start", "suffix")
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Prepared:
         self.suffix = question[end:]
         self.start = start
         self.end = end
-        self._snapshot = snapshot
+        self._stores = snapshot.stores  # not the snapshot, which keeps this: it would outlive its use
         self._index = index
         self._normalise = normalise
         self._allowed = allowed
@@ -85,7 +85,7 @@ class Prepared:
         if len(numbers) > FEW_ENTRIES:
             return None
         allowed = self._allowed
-        stores = self._snapshot.stores
+        stores = self._stores
         compiled = self._compiled
         pieces: list[bytes | memoryview] = []
         count = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from outposts.ldap.service import LDAPService
 from tests import factories
 from tests.ldap.binds import ALICE, B, Login, until
 from tests.ldap.desks import Paper, bind_request, say, search_request
+from tests.ldap_client import message, search_operation
 
 
 class Api:
@@ -292,3 +295,24 @@ def test_states_of_users() -> None:
     assert before.gone(after) == {2, 3}
     assert before.changed(before) == frozenset()
     assert states().gone(before) == frozenset()
+
+
+async def test_a_directory_that_is_replaced_is_let_go_at_once() -> None:
+    """However it was searched: a circle of references would keep its memory until the garbage collector comes by."""
+    async with house() as at:
+        await at.service.apply(configuration(provider()))
+        connection, paper = await at.bound()
+        old = weakref.ref(at.service.desk.providers.by_pk[1].snapshot)
+        gc.disable()
+        try:
+            for attributes in ((), (b"cn",), (b"entryUUID", b"+")):
+                for name in (b"alice", b"bob"):
+                    request = search_operation(B, 2, f"(cn={name.decode()})", [one.decode() for one in attributes])
+                    connection.received(message(7, request))
+                    await until(lambda: paper.data)
+                    assert len(paper.take()) == 3
+            at.api.user_records[0]["name"] = "Renamed"
+            await at.service.apply(configuration(provider()))
+            await until(lambda: old() is None)
+        finally:
+            gc.enable()
