@@ -140,6 +140,7 @@ GAUGE_RULES: Mapping[str, str] = {
     "outposts_snapshot_cpu_seconds": SUPERVISOR,
     "outposts_gid_collisions": SUPERVISOR,
     "outposts_uid_collisions": SUPERVISOR,
+    "outposts_followers": SUM,
     "outposts_bind_cache_entries": SUM,
     "outposts_workers_listening": SUPERVISOR,
     "process_resident_memory_bytes": SUM,  # pages that workers share count for each of them

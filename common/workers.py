@@ -25,16 +25,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import random
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -47,6 +44,7 @@ from common.published import Publication
 from common.service import DaemonContext
 from common.setting_values import ListenAddress
 from common.worker_channel import Channel
+from common.worker_process import end_of, start
 from common.worker_wire import (
     MAX_DROP_KEYS,
     VERSION,
@@ -79,11 +77,7 @@ HANG_S = 15.0  # without a sign of life; they come every second
 STEADY_S = 60.0  # a worker that lived longer has not failed at its start: the pauses begin anew
 WATCH_S = 1.0  # between looks for silent workers
 LATE_S = 0.05  # when a deadline passes, what has arrived meanwhile is read before anybody is killed for it
-LINGER_S = 1.0  # between a worker's closing of its socket and its end
 REAP_S = 0.25  # for the end of killed processes at the very end
-PACKAGES = str(Path(__file__).resolve().parent.parent)  # the folder that this process's packages are in
-# Our settings travel on the socket: tokens must not stand in the environment of another process (/proc/<pid>/environ).
-OWN_PREFIXES = ("AUTHENTIK_", "OUTPOSTS_")
 
 log = logs.get_logger("workers")
 
@@ -295,8 +289,8 @@ class Pool:
 
     async def drop(self, what: str, keys: Sequence[int]) -> None:
         """See ``Publisher``."""
-        for start in range(0, len(keys), MAX_DROP_KEYS):
-            part = tuple(keys[start : start + MAX_DROP_KEYS])
+        for first in range(0, len(keys), MAX_DROP_KEYS):
+            part = tuple(keys[first : first + MAX_DROP_KEYS])
             await self._revoke(lambda number, part=part: Drop(number, what, part))  # type: ignore[misc]
 
     # -- talking -----------------------------------------------------------------------------------------------------
@@ -429,7 +423,7 @@ class Pool:
             try:
                 member = self._spawn(number)
                 await member.ended.wait()
-                problem = member.why or await asyncio.to_thread(_end_of, member.process)
+                problem = member.why or await asyncio.to_thread(end_of, member.process)
                 self._kill(member, problem)
                 await asyncio.to_thread(member.process.wait)
             except OSError as error:
@@ -450,19 +444,7 @@ class Pool:
 
     def _spawn(self, number: int) -> _Member:
         """Start a process and greet it. Raises ``OSError``."""
-        ours, theirs = socket.socketpair()
-        try:
-            process = subprocess.Popen(
-                [*self._plan.command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=(theirs.fileno(),),
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        process, ours = start(self._plan.command)
         now = time.monotonic()
         member = _Member(number, process, now, now)
         self.members[number] = member
@@ -506,29 +488,3 @@ class Pool:
 
 def _published(number: int, name: str, details: bytes, publication: Publication | None) -> Publish:
     return Publish(number, name, details, publication is not None, publication.size if publication is not None else 0)
-
-
-def _environment() -> dict[str, str]:
-    """A worker's environment: ours without our settings; it finds the packages that this process was started from."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)}
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (PACKAGES, kept.get("PYTHONPATH"))))
-    return kept
-
-
-def _end_of(process: subprocess.Popen[bytes]) -> str:
-    """In a thread: how a process ended whose socket is closed, for a person."""
-    try:
-        code = process.wait(LINGER_S)
-    except subprocess.TimeoutExpired:
-        return "closed its connection"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
-
-
-def interpreter_command(module: str) -> tuple[str, ...]:
-    """The command of ``python -m module worker``, with this interpreter and nothing of the working folder (-P)."""
-    return (sys.executable, "-P", "-m", module, "worker")

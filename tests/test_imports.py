@@ -47,6 +47,7 @@ LEVELS: dict[str, int] = {
     "common.setting_transfer": 1,
     "common.metric_merge": 1,
     "common.worker_channel": 4,
+    "common.worker_process": 4,
     "common.worker": 4,
     "common.workers": 4,
     # command line

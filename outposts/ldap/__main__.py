@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         return LDAPSource(context, reactors[0], publisher)
 
     def workers(count: int) -> ServiceFactory:
-        from common.workers import Plan, Pool, interpreter_command
+        from common.worker_process import interpreter_command
+        from common.workers import Plan, Pool
 
         listeners = {"listen_ldap": socket.SOCK_STREAM, "listen_ldaps": socket.SOCK_STREAM}
         plan = Plan(count, interpreter_command("outposts.ldap"), listeners)
