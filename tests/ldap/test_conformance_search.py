@@ -25,6 +25,7 @@ from tests.ldap_client import (
     ONE,
     START_TLS,
     SUB,
+    bind_operation,
     control,
     equality,
 )
@@ -42,6 +43,16 @@ def test_row_38_root_dse_without_bind(side: Side) -> None:
     assert (answer.code, answer.dns) == (0, [""])
 
 
+# What a server announces for the answers to a request control, as Active Directory does; nobody sends them.
+RESPONSE_CONTROLS = {
+    "1.2.840.113556.1.4.474": "1.2.840.113556.1.4.473",  # sorted
+    "2.16.840.1.113730.3.4.10": "2.16.840.1.113730.3.4.9",  # virtual list view
+    "2.16.840.1.113730.3.4.15": "2.16.840.1.113730.3.4.16",  # authorization identity
+}
+# Password policy (draft-behera) and authorization identity (RFC 3829) belong to a bind.
+BIND_CONTROLS = {"1.3.6.1.4.1.42.2.27.8.5.1", "2.16.840.1.113730.3.4.16"}
+
+
 def test_row_39_root_dse(side: Side) -> None:
     """What is served, and only what is there."""
     with side.bound() as client:
@@ -51,10 +62,19 @@ def test_row_39_root_dse(side: Side) -> None:
     assert [value.lower() for value in entry["subschemaSubentry"]] == ["cn=subschema"]
     assert "top" in entry["objectClass"]
     assert START_TLS in entry["supportedExtension"]
+    announced = set(entry.attributes.get("supportedControl", []))
+    for response, request in RESPONSE_CONTROLS.items():
+        assert (response in announced) <= (request in announced)
     with side.bound() as client:
-        for oid in entry.attributes.get("supportedControl", []):
+        for oid in announced - RESPONSE_CONTROLS.keys() - BIND_CONTROLS:
             code = client.search(b, BASE, controls=[control(oid, critical=True)]).code
             assert code != 12, f"{oid} is announced and refused"
+    for oid in announced & BIND_CONTROLS:
+        with side.client() as client:
+            request = bind_operation(f"cn=alice,ou=users,{b}", "wrong")
+            assert client.answer(client.request(request, [control(oid, critical=True)])).code == 49, (
+                f"{oid} is announced and refused"
+            )
 
 
 def test_row_40_operational_attributes_of_the_root_dse(side: Side) -> None:
