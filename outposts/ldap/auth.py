@@ -347,6 +347,8 @@ class Authenticator:
         known = self._cache.fresh(provider.pk, question.digest, self._now()) if question.cacheable else None
         if known is not None:
             self._cache_hits.inc()
+            if len(self.throttle):
+                self.throttle.forgive(self._attempt(question))
         return known
 
     async def _ask(self, question: Question) -> BindAnswer:

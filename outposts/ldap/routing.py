@@ -203,7 +203,8 @@ class Searches:
         if (
             answer.code == ResultCode.SUCCESS
             and answer.count <= FEW_ENTRIES
-            and not (request.controls or self.size_limit)
+            and not request.controls
+            and not 0 < self.size_limit < FEW_ENTRIES
         ):
             seen = _seen(own.snapshot, identity)
             prepared_of(seen).prepare(seen, request)

@@ -137,6 +137,14 @@ class Throttle:
         if not count.pending and not count.failures:
             self._pairs.pop(attempt.pair, None)
 
+    def forgive(self, attempt: Attempt) -> None:
+        """A right password without a login: forget the failures of the account at this address, as ``end`` does."""
+        count = self._pairs.get(attempt.pair)
+        if count is not None:
+            count.failures = count.until = 0.0
+            if not count.pending:
+                del self._pairs[attempt.pair]
+
     def fail(self, attempt: Attempt, now: float) -> None:
         """Count a failure."""
         limits, span_s = self.limits, self._span_s

@@ -57,6 +57,16 @@ async def test_guesses_wait(providers: Providers) -> None:
     assert await guess(desk, 3, providers) == [49, 49, 49]
 
 
+async def test_a_remembered_success_forgets_guesses_too() -> None:
+    """A stale password elsewhere behind the same address does not add up against the person who is let in again."""
+    desk = limited(per_pair=3)
+    assert (await bind(desk, request(), CACHED)).code == 0
+    for _ in range(4):
+        assert await guess(desk, 3, CACHED) == [49, 49, 49]
+        answer = await bind(desk, request(), CACHED)
+        assert (answer.code, answer.cached) == (0, True)
+
+
 async def test_a_cached_password_answers_no_guesses() -> None:
     """A right guess during the wait looks like a wrong one: otherwise the cache would tell."""
     desk = limited(per_pair=3)
