@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -362,7 +363,7 @@ class CoreApi:
         except (httpx.TimeoutException, TimeoutError) as error:
             raise CoreTimedOut(call, type(error).__name__) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise CoreUnavailable(call, type(error).__name__) from None
+            raise CoreUnavailable(call, _reason(error)) from None
         if answer.is_success:
             if not _is_json(answer):
                 raise CoreNonsense(
@@ -373,6 +374,21 @@ class CoreApi:
                 )
             return answer.content
         raise _error(call, answer)
+
+
+def _reason(error: Exception) -> str:
+    """An error's kind and the system's own words below it; never a library's message, which may quote what was sent."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, ssl.SSLCertVerificationError):
+            return f"the core's certificate is not trusted: {below.verify_message}"
+        if isinstance(below, OSError) and isinstance(below.strerror, str):
+            return f"{type(error).__name__}: {below.strerror}"
+        if isinstance(below, BaseExceptionGroup):
+            below = below.exceptions[0]
+        else:
+            below = below.__cause__ or below.__context__
+    return type(error).__name__
 
 
 def _is_json(answer: httpx.Response) -> bool:

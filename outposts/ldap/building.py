@@ -228,7 +228,7 @@ class ContentsBuilder:
         try:
             return digest, msgspec.json.decode(raw, type=record)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            self._fail(f"{kind.name.lower()} that does not decode: {type(error).__name__}")
+            self._fail(f"{kind.name.lower()} {_identifier(raw)} that does not decode: {type(error).__name__}")
             return None
 
     def _claim(self, kind: Kind, name: str) -> None:
@@ -462,3 +462,18 @@ def _reach(start: str, edges: dict[str, set[str]]) -> tuple[str, ...]:
 def _digests(by_slot: dict[int, bytes]) -> bytes:
     slots = max(by_slot, default=-1) + 1
     return b"".join([by_slot.get(slot, bytes(DIGEST_SIZE)) for slot in range(slots)])
+
+
+class _Identified(msgspec.Struct):
+    """The little of an object that names it, whatever else is wrong with it."""
+
+    pk: int | str | None = None
+
+
+def _identifier(raw: bytes) -> str:
+    """``pk N`` of an object that does not decode, so that an operator finds it; never its content."""
+    try:
+        pk = msgspec.json.decode(raw, type=_Identified).pk
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return "(no pk)"
+    return "(no pk)" if pk is None else f"pk {str(pk)[:64]}"

@@ -313,7 +313,7 @@ async def test_c06_self_signed_core(own_tls: tuple[ssl.SSLContext, Path]) -> Non
             else:
                 with pytest.raises(CoreUnavailable):
                     await get(transport)
-                with pytest.raises(CoreUnavailable):
+                with pytest.raises(CoreUnavailable, match="certificate is not trusted: self-signed"):
                     await api.root_config()
                 await asyncio.wait_for(tried.wait(), 5)
                 assert not connected.is_set()

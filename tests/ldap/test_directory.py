@@ -55,6 +55,8 @@ def test_broken_object_leaves_the_others() -> None:
     assert names(ask(directory, "(objectClass=user)")) == ["alice,users"]
     assert directory.report.error_count == 4
     assert "user 2: user 2 has no username" in directory.report.errors
+    assert "user pk x that does not decode: ValidationError" in directory.report.errors
+    assert "user (no pk) that does not decode: DecodeError" in directory.report.errors
     assert len(directory) == 6
 
 
