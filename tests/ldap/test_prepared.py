@@ -212,6 +212,9 @@ def test_split_wants_one_whole_search(data: bytes) -> None:
 async def test_a_connection_uses_it_and_then_not() -> None:
     """The second question of a kind is answered by its octets; with an id of zero the connection ends as always."""
     room = Room()
+    snapshot_in_use = room.desk.providers.all[0].snapshot
+    assert snapshot_in_use is not None
+    snapshot_in_use.prepared = None  # other tests use the same directory
     connection, paper = await bound(room)
     say(connection, search_request(2))
     connection.received(question("(cn=alice)", 3))

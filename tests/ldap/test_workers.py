@@ -101,8 +101,15 @@ def state(pid: int) -> str:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie that its new parent has not collected yet has."""
-    return state(pid) in ("", "Z", "X")
+    """Whether a process has ended; a zombie that its new parent has not collected yet has.
+
+    Its first thread can be a zombie while others still end, and with them the sockets that all share.
+    """
+    try:
+        threads = len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        threads = 0
+    return threads <= 1 and state(pid) in ("", "Z", "X")
 
 
 def children(pid: int) -> list[int]:
