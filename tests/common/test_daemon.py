@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 from common import daemon as daemon_module
 from common import logs, version
 from common.cache import Configuration
-from common.daemon import Daemon, connect, refresh_interval
+from common.daemon import MERGE_S, Daemon, connect, refresh_interval
 from common.errors import StartError
 from common.service import DaemonContext
 from common.settings import Settings, load
@@ -419,6 +419,13 @@ async def test_c21_five_triggers_one_refresh(core: StubCore, tmp_path: Path) -> 
         await asyncio.to_thread(core.push_update)
         await life.refreshed()
         assert len(core.called("/outposts/instances/")) == 2
+
+
+def test_c21_no_offset_is_too_short_to_merge(monkeypatch: pytest.MonkeyPatch, core: StubCore, tmp_path: Path) -> None:
+    """Whatever is drawn, updates that follow each other within a second fall into one refresh."""
+    for drawn, expected in ((0, MERGE_S), (1, 1.0), (9, 9.0)):
+        monkeypatch.setattr("common.daemon.random.randint", lambda low, high, drawn=drawn: drawn)
+        assert Daemon(settings_for(core, tmp_path), Notes)._offset_s == expected
 
 
 async def test_trigger_during_a_refresh_is_not_lost(core: StubCore, tmp_path: Path) -> None:
