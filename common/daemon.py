@@ -51,9 +51,7 @@ from common.version import VERSION, build_hash
 DEFAULT_INTERVAL_S = 300.0  # core-contract §7: for an interval of zero or less
 MIN_INTERVAL_S = 30.0  # core-contract §7
 MAX_OFFSET_S = 9  # whole seconds 0–9: spreads the refreshes that one trigger causes in many outposts
-MERGE_S = (
-    0.9  # seconds a trigger waits at least: one edit sends several within a second, and C21 wants one refresh of them
-)
+MERGE_S = 0.9  # seconds a trigger waits at least: one edit sends several within a second, for one refresh (C21)
 LONG_ABSENCE_S = 30.0  # core-contract §5.4: after more without WebSocket, updates may have been missed
 GRACE_S = 600.0  # core-contract §7: last good data are served this long after the outpost has vanished
 # A stop takes at most 10 s in all (core-contract §2.3): requests in flight get most of it.
