@@ -121,6 +121,18 @@ LEVELS: dict[str, int] = {
     "outposts.ldap.shared": 4,
     "outposts.ldap.server": 4,
     "outposts.ldap.__main__": 5,
+    # RADIUS
+    "outposts.radius.session": 1,
+    "outposts.radius.request": 2,
+    "outposts.radius.intake": 2,
+    "outposts.radius.replies": 2,
+    "outposts.radius.auth": 3,
+    "outposts.radius.observe": 3,
+    "outposts.radius.desk": 4,
+    "outposts.radius.server": 4,
+    "outposts.radius.service": 4,
+    "outposts.radius.shared": 4,
+    "outposts.radius.__main__": 5,
     # embedded core
     "core.errors": 0,
     "core.lookups": 0,
