@@ -2,11 +2,12 @@
 
 ``Passed`` is made in one place, ``common/login.py``. ``Denied`` says that the core, or our own success rule, refused
 this login. ``Unavailable`` says that nobody could tell; a protocol that can tell the two apart must do so
-(core-contract §6.3).
+(core-contract §6.3). A login begun with ``interactive`` may also stand still as ``Paused``, at a question to a person.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,6 +30,8 @@ class Reason(StrEnum):
     NEW_PASSWORD_WANTED = "new_password_wanted"  # noqa: S105 - the password is right, and the flow asks for another one
     UNSUPPORTED_CHALLENGE = "unsupported_challenge"  # a stage that needs a browser
     NO_AUTHENTICATOR = "no_compatible_authenticator"  # a second factor is due and none fits this protocol
+    MFA_UNSUPPORTED = "mfa_unsupported"  # a second factor is due and only a browser could give it
+    CHALLENGE_EXPIRED = "challenge_expired"  # a person's answer came too late, or a second time
     TOO_DEEP = "too_many_steps"  # more answers or self-redirects than a flow may take
     # Unavailable
     CORE_UNAVAILABLE = "core_unavailable"  # no answer, 429, 5xx
@@ -62,7 +65,8 @@ class LoginTarget:
 
     ``mfa_support``: a code may follow the password after ``;``. ``remember_me``: sessions are cached on purpose.
     ``allow_push_only``: a flow that asks for neither password nor code but for a push may pass. ``want_user``: look the
-    user up (key and name) beside the access check.
+    user up (key, name, groups) beside the access check. ``auto_consent``: consent stages are agreed to for the user.
+    ``bind_identity``: a login by a certificate alone passes only as a user whom the certificate names.
     """
 
     protocol: str  # "ldap" or "radius"
@@ -73,6 +77,8 @@ class LoginTarget:
     remember_me: bool = False
     allow_push_only: bool = False
     want_user: bool = True
+    auto_consent: bool = False
+    bind_identity: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ class Passed:
     """Logged in and allowed to use the application.
 
     ``attributes`` is RADIUS' base64 packet; ``used_code``: a second factor's code was part of the password field;
-    ``used_push``: a push was confirmed, of which the password field shows nothing.
+    ``used_push``: a push was confirmed, of which the password field shows nothing. ``email`` and ``groups`` (names of
+    the user's groups, as ``users/me`` lists them) are known only if the user was looked up.
     """
 
     session: CoreSession
@@ -104,6 +111,8 @@ class Passed:
     attributes: str | None = field(repr=False)
     used_code: bool
     used_push: bool = False
+    email: str | None = None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,3 +133,54 @@ class Unavailable:
 
 
 Outcome = Passed | Denied | Unavailable
+
+
+class QuestionKind(StrEnum):
+    """What a person is asked for."""
+
+    PASSWORD = "password"  # noqa: S105 - the first factor, which the client did not bring
+    CODE = "code"  # a one-time code
+    CHOICE = "choice"  # which second factor, or a code at once
+    PUSH = "push"  # confirm on another device, then answer anything
+    FIELD = "field"  # a field of a prompt stage
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to show to a person: ``text`` is one line without control characters, ``echo`` whether typing may be seen.
+
+    ``options`` are the numbered choices that the text already names. ``timeout_s``: seconds left for the answer, at
+    the moment when the question was made.
+    """
+
+    text: str
+    echo: bool
+    kind: QuestionKind
+    timeout_s: float
+    options: tuple[str, ...] = ()
+
+
+class Paused(ABC):
+    """A login that waits for a person's answer; made by ``LoginService.begin`` and ``LoginService.restore``.
+
+    It is used once: either ``answer`` or ``abandon``. A second answer, or one after the time is up, is ``Denied``
+    (``challenge_expired``) and reaches nobody.
+    """
+
+    question: Question
+    username: str  # the name that the login began with
+
+    @abstractmethod
+    async def answer(self, text: str) -> Outcome | Paused:
+        """Go on with what the person typed. Never raises (but for cancellation)."""
+
+    @abstractmethod
+    async def abandon(self) -> None:
+        """Give up: nothing goes on in the background, and a session that was reached meanwhile is ended."""
+
+    @abstractmethod
+    def sealed(self, binding: bytes = b"") -> bytes | None:
+        """Everything that is needed to go on elsewhere, encrypted; None if it can go on only here.
+
+        After this the object here counts as used. ``binding`` must be the same at ``restore``.
+        """
