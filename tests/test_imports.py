@@ -133,6 +133,12 @@ LEVELS: dict[str, int] = {
     "outposts.radius.service": 4,
     "outposts.radius.shared": 4,
     "outposts.radius.__main__": 5,
+    # RADIUS
+    "outposts.radius.rfc": 0,
+    "outposts.radius.wire": 1,
+    "outposts.radius.dictionary": 1,
+    "outposts.radius.networks": 2,
+    "outposts.radius.providers": 2,
     # embedded core
     "core.errors": 0,
     "core.lookups": 0,
