@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from common import setting_values as values
-from common.setting_values import Kind
+from common.setting_rows_radius import ROWS as RADIUS_ROWS
+from common.setting_values import ExtraSetting, Kind
 
 DEFAULT_TRUSTED_PROXIES = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fe80::/10,::1/128"
 
@@ -41,28 +41,6 @@ class Variable:
         owner, _, rest = self.name.partition("_")
         keys = tuple(rest.lower().split("__"))
         return ("outposts", *keys) if owner == "OUTPOSTS" else keys
-
-
-@dataclass(frozen=True)
-class ExtraSetting:
-    """One setting of a protocol, which may differ per provider. ``default`` is a finished value."""
-
-    type: str
-    name: str
-    kind: Kind
-    default: Any
-    unit: str
-    help: str
-
-    @property
-    def variable(self) -> str:
-        """Its name in the environment."""
-        return f"OUTPOSTS_{self.type}__{self.name}".upper()
-
-    @property
-    def key(self) -> str:
-        """Its name in the outpost's ``config``."""
-        return f"x_{self.type}_{self.name}"
 
 
 def _known_log_level(value: object) -> str:
@@ -103,6 +81,20 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("AUTHENTIK_LISTEN__LDAP", "listen_ldap", values.LISTEN_LIST, "[::]:3389", "LDAP and StartTLS, TCP."),
     Variable("AUTHENTIK_LISTEN__LDAPS", "listen_ldaps", values.LISTEN_LIST, "[::]:6636", "LDAP over TLS, TCP."),
     Variable("AUTHENTIK_LISTEN__RADIUS", "listen_radius", values.LISTEN_LIST, "[::]:1812", "RADIUS, UDP."),
+    Variable(
+        "OUTPOSTS_LISTEN__ACCOUNTING",
+        "listen_accounting",
+        values.LISTEN_LIST,
+        "",
+        "RADIUS accounting, UDP; usually port 1813. Needs the setting `accounting`.",
+    ),
+    Variable(
+        "OUTPOSTS_LISTEN__RADSEC",
+        "listen_radsec",
+        values.LISTEN_LIST,
+        "",
+        "RADIUS over TLS (RFC 6614), TCP; usually port 2083.",
+    ),
     Variable("AUTHENTIK_LISTEN__HTTP", "listen_http", values.LISTEN_LIST, "[::]:9000", "Proxy, HTTP."),
     Variable("AUTHENTIK_LISTEN__HTTPS", "listen_https", values.LISTEN_LIST, "[::]:9443", "Proxy, HTTPS."),
     Variable("AUTHENTIK_LISTEN__METRICS", "listen_metrics", values.LISTEN_LIST, "[::]:9300", "Metrics and health."),
@@ -529,6 +521,7 @@ EXTRAS: tuple[ExtraSetting, ...] = (
         "s",
         "Whole time of one search that has to ask the core (direct mode).",
     ),
+    *RADIUS_ROWS,
 )
 
 

@@ -70,6 +70,28 @@ class Kind:
     listed: bool = False
 
 
+@dataclass(frozen=True)
+class ExtraSetting:
+    """One setting of a protocol, which may differ per provider. ``default`` is a finished value."""
+
+    type: str
+    name: str
+    kind: Kind
+    default: Any
+    unit: str
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"OUTPOSTS_{self.type}__{self.name}".upper()
+
+    @property
+    def key(self) -> str:
+        """Its name in the outpost's ``config``."""
+        return f"x_{self.type}_{self.name}"
+
+
 def split_list(value: object) -> list[str]:
     """Items of a comma list or of a real list, trimmed, without empty ones."""
     if isinstance(value, str):

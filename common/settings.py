@@ -30,10 +30,9 @@ from common.setting_rows import (
     NETWORKS,
     PLAIN_VARIABLES,
     VARIABLES,
-    ExtraSetting,
     Variable,
 )
-from common.setting_values import Kind, ListenAddress, Network
+from common.setting_values import ExtraSetting, Kind, ListenAddress, Network
 
 __all__ = ["EXTRAS", "USAGE", "VARIABLES", "ExtraSetting", "ListenAddress", "Settings", "load", "markdown"]
 
@@ -66,6 +65,8 @@ class Settings:
     listen_ldap: tuple[ListenAddress, ...] = ()
     listen_ldaps: tuple[ListenAddress, ...] = ()
     listen_radius: tuple[ListenAddress, ...] = ()
+    listen_accounting: tuple[ListenAddress, ...] = ()
+    listen_radsec: tuple[ListenAddress, ...] = ()
     listen_http: tuple[ListenAddress, ...] = ()
     listen_https: tuple[ListenAddress, ...] = ()
     listen_metrics: tuple[ListenAddress, ...] = ()
@@ -223,7 +224,7 @@ class _Reader:
         raw = self._raw(variable)
         if raw is None or raw == "" or raw == []:
             if not variable.default:
-                return ""
+                return () if variable.kind.listed else ""
             raw = variable.default
         if variable.kind is LOG_LEVEL:
             level, known = values.log_level(raw)

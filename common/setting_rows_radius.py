@@ -1,0 +1,254 @@
+"""The rows of RADIUS and RadSec for ``common/setting_rows.py``, where the columns are explained.
+
+The defaults do what the core's own RADIUS outpost does, except where that would be unsafe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common import setting_values as values
+from common.setting_values import ExtraSetting, Kind
+
+MAX_VLAN_SIZE = 253  # octets of Tunnel-Private-Group-ID (RFC 2868 §3.6)
+
+
+def _policy(value: object) -> str:
+    """``auto``, ``yes`` or ``no``; YAML and JSON may have made a truth value of the last two."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(AUTO_YES_NO.parse(value))
+
+
+AUTO_YES_NO = values.choice("auto", "yes", "no")
+POLICY = Kind("choice", "auto, yes, no", _policy)
+
+
+def _everywhere_or_some(value: object) -> bool | tuple[int, ...]:
+    """True, false, or for which providers (their ids on the core)."""
+    if isinstance(value, list | tuple):
+        return tuple(_ID.parse(item) for item in value)
+    try:
+        # A single 0 or 1 is a truth value; a list says [1].
+        return bool(values.BOOLEAN.parse(value))
+    except ValueError:
+        return tuple(_ID.parse(item) for item in values.split_list(value))
+
+
+_ID = values.number(0)
+BOOLEAN_OR_IDS = Kind("boolean or ids", "true, false, or a list of provider ids such as [4, 7]", _everywhere_or_some)
+
+
+def _vlans(value: object) -> tuple[tuple[str, str], ...]:
+    """(group, VLAN) in the given order."""
+    if isinstance(value, Mapping):
+        pairs = [(str(group), str(vlan)) for group, vlan in value.items()]
+    else:
+        pairs = []
+        for item in values.split_list(value):
+            group, separator, vlan = item.rpartition("=")
+            if not separator:
+                raise ValueError("an item without =")
+            pairs.append((group, vlan))
+    pairs = [(group.strip(), vlan.strip()) for group, vlan in pairs]
+    if not all(group and vlan and len(vlan.encode()) <= MAX_VLAN_SIZE for group, vlan in pairs):
+        raise ValueError("a group or VLAN that is empty or too long")
+    return tuple(pairs)
+
+
+VLANS = Kind("VLANs", "comma list of GROUP=VLAN such as staff=20, guests=30 (or an object below a provider)", _vlans)
+
+
+def _row(name: str, kind: Kind, default: object, unit: str, help: str) -> ExtraSetting:
+    return ExtraSetting("radius", name, kind, default, unit, help)
+
+
+ROWS: tuple[ExtraSetting, ...] = (
+    # What is taken from whom
+    _row(
+        "require_message_authenticator",
+        POLICY,
+        "auto",
+        "",
+        "Whether a password request needs a Message-Authenticator (CVE-2024-3596). `auto`: not with Proxy-State, and "
+        "no more without it from a client that has once sent a right one; `yes`: always; `no`: never (for several "
+        "clients behind one address). EAP and Status-Server always need it; a wrong one is always dropped.",
+    ),
+    _row(
+        "deadline",
+        values.duration(1),
+        30.0,
+        "s",
+        "Time for one request. Later results are kept for the client's next copy of it but not sent by themselves.",
+    ),
+    _row(
+        "duplicate_ttl",
+        values.duration(5),
+        15.0,
+        "s",
+        "How long a reply is kept and sent again for an equal packet (RFC 5080 §2.2.2: 5 to 30).",
+    ),
+    _row(
+        "client_ip",
+        values.choice("nas", "calling-station"),
+        "nas",
+        "",
+        "Whose address the core is told: the client's (NAS), or Calling-Station-Id if that is an IP address.",
+    ),
+    _row("strip_realm", values.BOOLEAN, False, "", "Leave out `@realm` at the end of user names."),
+    # How logins go
+    _row(
+        "on_core_error",
+        values.choice("drop", "reject"),
+        "drop",
+        "",
+        "When the core cannot decide: no reply, so that the client asks its next server, or Access-Reject.",
+    ),
+    _row(
+        "on_mapping_error",
+        values.choice("accept", "reject"),
+        "accept",
+        "",
+        "When the core's property mappings of a passing user fail: Access-Accept without attributes, or a reject.",
+    ),
+    _row(
+        "login_timeout",
+        values.duration(1),
+        90.0,
+        "s",
+        "Whole time of one login on the core. A push confirmation blocks up to 75 s there; `deadline` is the client's.",
+    ),
+    _row("allow_push_only", values.BOOLEAN, False, "", "A confirmed push may be all that a flow asks for."),
+    _row(
+        "challenge",
+        BOOLEAN_OR_IDS,
+        False,
+        "",
+        "Ask users for a second factor with Access-Challenge. True, or a list of provider ids.",
+    ),
+    _row(
+        "auto_consent",
+        BOOLEAN_OR_IDS,
+        False,
+        "",
+        "Answer consent stages of a flow with yes. True, or a list of provider ids.",
+    ),
+    _row(
+        "logout",
+        values.BOOLEAN,
+        False,
+        "",
+        "End the core's session after each login. Not together with `das`, which needs it.",
+    ),
+    # EAP
+    _row(
+        "eap_types",
+        values.choices("tls", "ttls", "peap", empty=True),
+        ("tls",),
+        "",
+        "EAP methods, in the order in which they are offered. All need a certificate.",
+    ),
+    _row(
+        "tls_certificate",
+        values.TEXT,
+        "",
+        "",
+        "File with certificate and chain (PEM) for EAP and RadSec where the provider has none on the core; read again "
+        "when it changes.",
+    ),
+    _row("tls_key", values.TEXT, "", "", "File with the private key (PEM) for `tls_certificate`."),
+    _row(
+        "client_ca",
+        values.TEXT,
+        "",
+        "",
+        "EAP-TLS: issuers of client certificates, PEM text (or `file://PATH`). Empty: the core's certificate stage "
+        "alone decides, and a flow that asks for a user name is refused.",
+    ),
+    _row(
+        "eap_require_ca",
+        values.BOOLEAN,
+        False,
+        "",
+        "Refuse EAP-TLS without `client_ca`; and where there is one, refuse passwords before the flow.",
+    ),
+    _row(
+        "eap_bind_identity",
+        values.BOOLEAN,
+        True,
+        "",
+        "EAP-TLS: the core's user must be one that the certificate names (common name, subject or e-mail).",
+    ),
+    # Replies
+    _row("reply_message", values.BOOLEAN, False, "", "A neutral Reply-Message in rejects; never with EAP."),
+    _row("reject_delay", values.duration(), 0.0, "s", "Wait before each Access-Reject; slows down guessing."),
+    _row("class", values.BOOLEAN, False, "", "Class with 16 random octets in each Access-Accept, for accounting."),
+    _row("echo_user", values.BOOLEAN, False, "", "User-Name in each Access-Accept, as the core writes it."),
+    _row(
+        "vlan_by_group",
+        VLANS,
+        (),
+        "",
+        "VLAN of users by their group on the core; the first group that fits counts.",
+    ),
+    # Accounting and changes of authorization
+    _row("accounting", values.BOOLEAN, False, "", "Take accounting (RFC 2866), also on `OUTPOSTS_LISTEN__ACCOUNTING`."),
+    _row("das", values.BOOLEAN, False, "", "Send Disconnect-Request (RFC 5176) when a session ends on the core."),
+    # Load and attacks
+    _row(
+        "max_pending",
+        values.number(1, 1_000_000),
+        1000,
+        "requests",
+        "Requests in progress, waiting ones included; more are dropped. A thousand wait 16 s for a core that answers "
+        "sixty a second, which is half of `deadline`.",
+    ),
+    _row(
+        "max_flows",
+        values.number(1, 10_000),
+        64,
+        "logins",
+        "Logins that run on the core at once; others wait their turn.",
+    ),
+    _row(
+        "failures",
+        values.number(0, 1_000_000),
+        10,
+        "logins",
+        "Failed logins of one account through one client before it has to wait there (rejected without asking the "
+        "core): 1 s, doubled with each further failure. A success forgets them. 0: no limit.",
+    ),
+    _row(
+        "failures_per_nas",
+        values.number(0, 1_000_000),
+        0,
+        "logins",
+        "The same for one client (NAS) and all accounts. Off by default: a client speaks for all people behind it, "
+        "and one of them could lock out the others. 0: no limit.",
+    ),
+    _row(
+        "failures_per_account",
+        values.number(0, 1_000_000),
+        50,
+        "logins",
+        "Failed logins of one account from anywhere before its logins are delayed, by at most 5 s; they are never "
+        "refused, so nobody can lock somebody else out. 0: no limit.",
+    ),
+    _row("failure_backoff_max", values.duration(1), 300.0, "s", "Longest wait after failed logins."),
+    _row(
+        "status_rate",
+        values.number(0, 1_000_000),
+        20,
+        "requests/s",
+        "Status-Server requests of one client that are answered; watch-dogs send one every few seconds. 0: any.",
+    ),
+    ExtraSetting(
+        "radsec",
+        "clients",
+        values.TEXT_LIST,
+        (),
+        "",
+        "RadSec: certificates of a provider's clients, by DNS name, IP address or SHA-256 fingerprint. An object keyed "
+        "by provider name.",
+    ),
+)
