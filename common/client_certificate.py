@@ -12,11 +12,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import crypto
 
 from common.tls import CertificateError, chain
+
+UNREADABLE = (
+    CertificateError,
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""What reading a stranger's certificate may end with. TLS takes more than the library reads, and it reads lazily."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ def trusted(certificate: ClientCertificate, issuers_pem: str, now: datetime.date
         context = crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), others)
         context.verify_certificate()
         return _is_for_clients(leaf)
-    except (crypto.X509StoreContextError, crypto.Error, CertificateError, ValueError):
+    except (crypto.X509StoreContextError, crypto.Error, *UNREADABLE):
         return False
 
 
@@ -84,7 +96,7 @@ def names(pem: str) -> frozenset[str]:
             found.update(alternative.get_values_for_type(x509.RFC822Name))
         except x509.ExtensionNotFound:
             pass
-    except (CertificateError, ValueError):
+    except UNREADABLE:
         return frozenset()
     return frozenset(name for name in found if name.strip())
 

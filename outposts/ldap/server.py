@@ -374,7 +374,7 @@ class Wire(Protocol):
             if leaf is not None:
                 sent = tls.get_peer_cert_chain(as_cryptography=True) or ()
                 self._certificate = client_certificate.of_peer(leaf, sent)
-        except (SSL.Error, ValueError) as error:
+        except (SSL.Error, *client_certificate.UNREADABLE) as error:
             log.info("client certificate not readable", client=self.client_ip, kind=type(error).__name__)
 
     def pauseProducing(self) -> None:

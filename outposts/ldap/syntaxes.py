@@ -91,7 +91,7 @@ def _dn(value: bytes) -> bytes | None:
 
 
 _INTEGER = re.compile(rb"\s*(-?)0*([0-9]+)\s*")
-_INTEGER_DIGITS_MAX = 0xFFFF  # two bytes of length in the comparable form; no message holds a longer number
+_INTEGER_DIGITS_MAX = 640  # Python always converts that many (sys.int_info); 2,100 bits are more than anybody counts
 
 
 def _integer(value: bytes) -> bytes | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from common.client_certificate import ClientCertificate, names, of_peer, trusted
 from common.tls import CertificateError
 from tests.certificates import Issuer, authority, key_pair
+from tests.fuzz.damage import encoded, parsed
 
 ROOT = authority()
 MIDDLE = ROOT.issue(["middle"], authority=True, purposes=())
@@ -84,6 +87,21 @@ def test_whom_a_certificate_names() -> None:
     }
     assert names(ROOT.issue(["alice", "bob"]).pem) == {"CN=bob,CN=alice"}
     assert names("garbage") == frozenset()
+
+
+def test_a_certificate_that_cannot_be_read_names_nobody() -> None:
+    """TLS takes a certificate that has an extension twice; reading its extensions fails."""
+    seed = parsed(ROOT.issue(["alice"], emails=["alice@x.io"]).certificate.public_bytes(Encoding.DER))
+    certificate = seed[0][1]
+    fields = certificate[0][1]
+    assert isinstance(fields, list)
+    *others, (tag, extensions) = fields
+    (list_tag, each), *_ = extensions
+    twice = [*others, (tag, [(list_tag, each * 2)])]
+    der = encoded([(0x30, [(0x30, twice), *certificate[1:]])])
+    made = of_peer(x509.load_der_x509_certificate(der), ())
+    assert names(made.pem) == frozenset()
+    assert not trusted(made, ROOT.pem, NOW)
 
 
 def test_what_a_library_says_of_its_peer() -> None:

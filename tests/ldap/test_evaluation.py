@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.entries import EntryOptions
 from outposts.ldap.evaluation import evaluate, matches
+from outposts.ldap.filter_text import parse_text
 from outposts.ldap.filters import Extensible, Not
 from tests import factories
 from tests.ldap.fixture import BASE, ask, names, raw, snapshot
@@ -208,3 +209,16 @@ def test_unknown_target_of_a_chain() -> None:
     directory = FORESTS[0]
     assert not found(directory, Extensible(IN_CHAIN, "memberof", f"cn=nobody,ou=groups,{LOWER}".encode()))
     assert evaluate(directory, Extensible(IN_CHAIN, "memberof", b"garbage"))[1] == directory.all
+
+
+@pytest.mark.parametrize("digits", [640, 641, 4301, 60_000])
+@pytest.mark.parametrize("template", ["(groupType:{rule}:=-{digits})", "(groupType>={digits})", "(groupType={digits})"])
+def test_numbers_that_nobody_counts(digits: int, template: str) -> None:
+    """A number that is too long to be one is Undefined; before that it is compared like any other."""
+    node = parse_text(template.format(rule=BIT_AND, digits="9" * digits))
+    true, undefined = evaluate(FORESTS[0], node)
+    if digits > 640:
+        assert not true
+        assert undefined == FORESTS[0].all
+    else:
+        assert undefined is None
