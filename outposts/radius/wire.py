@@ -157,7 +157,7 @@ def decode(datagram: bytes) -> Packet:
     """A datagram as a packet; raises ``PacketError`` and nothing else. Authenticity is not checked here."""
     length = check_size(datagram)
     octets = datagram if length == len(datagram) else datagram[:length]
-    attributes = []
+    attributes: list[tuple[int, bytes]] = []
     position = HEADER_SIZE
     try:
         while position < length:
