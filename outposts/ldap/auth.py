@@ -26,12 +26,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from common import client_certificate, logs, metrics
+from common import client_certificate, logs, metrics, throttle
 from common.client_certificate import ClientCertificate
 from common.flow import split_code
 from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Reason, Unavailable
 from common.tls import CertificateError
-from outposts.ldap import controls, sasl, throttle
+from outposts.ldap import controls, sasl
 from outposts.ldap.bind_cache import BindCache, Lifetimes
 from outposts.ldap.bind_names import find_certificate_user, find_sasl_user, find_user
 from outposts.ldap.entries import Kind

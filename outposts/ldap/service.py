@@ -25,6 +25,7 @@ from common.outcomes import LoginTarget
 from common.published import Area
 from common.sealed import SealedFile
 from common.service import DaemonContext
+from common.throttle import ThrottleLimits
 from common.tls import self_signed
 from outposts.ldap import paging, stored
 from outposts.ldap.auth import Authenticator, Identity
@@ -43,7 +44,6 @@ from outposts.ldap.rfc import ResultCode
 from outposts.ldap.routing import Searches
 from outposts.ldap.server import Limits, LoopReactor, Server
 from outposts.ldap.session import SessionLimits
-from outposts.ldap.throttle import ThrottleLimits
 
 log = logs.get_logger("ldap")
 

@@ -14,11 +14,11 @@ from common import logs
 from common.client_certificate import ClientCertificate
 from common.errors import CoreUnavailable
 from common.outcomes import Denied, Outcome, Reason, Unavailable
+from common.throttle import ThrottleLimits
 from outposts.ldap.auth import BindAnswer, Peer
 from outposts.ldap.messages import BindRequest, Sasl
 from outposts.ldap.observe import Observations
 from outposts.ldap.providers import Providers
-from outposts.ldap.throttle import ThrottleLimits
 from tests.certificates import authority
 from tests.ldap.binds import ALICE, PEER, Desk, request, settings, table, until
 

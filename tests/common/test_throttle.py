@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from outposts.ldap import throttle
-from outposts.ldap.throttle import KEY_SIZE, MAX_DELAY_S, MAX_RECORDS, Attempt, Throttle, ThrottleLimits, network_of
+from common import throttle
+from common.throttle import KEY_SIZE, MAX_DELAY_S, MAX_RECORDS, Attempt, Throttle, ThrottleLimits, network_of
 
 HERE, THERE = "10.0.0.1", "10.0.0.2"
 

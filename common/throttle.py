@@ -1,11 +1,11 @@
-"""Failed binds and how long their senders have to wait. Three counts, each a leaky bucket:
+"""Failed logins and how long their senders have to wait. Three counts, each a leaky bucket:
 
 * one account from one address: after ``per_pair`` failures each further one doubles a wait, in which that account is
   answered busy *there*. A success forgets it. This is what stops guessing;
 * one address: after ``per_address`` failures a wait for everything from there that would have to ask the core. What the
   bind cache can answer is still answered, so a busy application server keeps its users;
-* one account from anywhere: after ``per_account`` failures binds of that account are delayed by seconds, never refused:
-  otherwise anybody could lock out anybody.
+* one account from anywhere: after ``per_account`` failures its logins are delayed by seconds, never refused: otherwise
+  anybody could lock out anybody.
 
 An address is an IPv4 address or an IPv6 /64: whoever has one of those has all of it. Names are kept as keyed hashes.
 Each count holds at most ``MAX_RECORDS``, of which the longest unused one goes first. Time is an argument (seconds);
