@@ -7,6 +7,7 @@ and this core does not yet is refused by name, never ignored.
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import secrets
 import typing
 from collections.abc import Callable, Mapping
@@ -53,6 +54,15 @@ class RadiusOptions(_Options):
     )
     mfa_support: bool = True
     certificate: str | None = None
+
+    def __post_init__(self) -> None:
+        for text in filter(None, map(str.strip, self.client_networks.split(","))):
+            try:
+                ipaddress.ip_network(text, strict=False)
+            except ValueError as error:
+                raise ValueError(f"client_networks: {error}") from None  # the decoder's own error from here on
+        if not self.shared_secret:
+            raise ValueError("shared_secret may not be empty")
 
 
 class OAuth2Options(_Options):

@@ -9,6 +9,7 @@ from core import access, durations, models
 from core.api.base import NO_CREDENTIALS, Answer, Call, Route, by_number, by_uuid, not_found, update
 from core.api.providers import LDAP, LDAP_OPTIONS, PROXY, RADIUS, base_fields
 from core.errors import Forbidden, ValidationFailed
+from core.radius_attributes import reply_attributes
 
 OUTPOST = "authentik_outposts.outpost"
 NAME = "Outpost"
@@ -187,29 +188,53 @@ async def proxy(call: Call) -> Answer:
     return call.page(0, lambda limit, offset: [], list)
 
 
-async def ldap_check_access(call: Call) -> Answer:
-    """``GET /outposts/ldap/<pk>/check_access/?app_slug=``: for the user of the session (or token), never anonymous.
+def _asked(call: Call, type_: str, name: str) -> tuple[models.User, models.Provider, models.Application]:
+    """Who asks for access, and to what. An anonymous session is never answered.
 
-    ``has_search_permission`` does not depend on ``passing``; both lists of messages are always empty.
+    :raises Forbidden: nobody is logged in.
+    :raises NotFound: there is no such provider or application. They need not belong together.
     """
     if call.user is None:
         raise Forbidden(NO_CREDENTIALS)
-    provider = by_number(call, models.Provider, "LDAPProvider", call.path["pk"])
-    if provider.type != LDAP:
-        raise not_found("LDAPProvider")
+    provider = by_number(call, models.Provider, name, call.path["pk"])
+    if provider.type != type_:
+        raise not_found(name)
     slug = call.param("app_slug")
     if slug is None:
         raise ValidationFailed({"app_slug": ["This field is required."]})
     application = call.services.database.first(models.Application, slug=slug)
     if application is None:
         raise not_found("Application")
-    result = await call.services.access.application(application, call.user, http_request=call.http)
+    return call.user, provider, application
+
+
+def _access(passing: bool) -> dict[str, Any]:
+    """Both lists of messages are always empty."""
+    return {"passing": passing, "messages": [], "log_messages": []}
+
+
+async def ldap_check_access(call: Call) -> Answer:
+    """``GET /outposts/ldap/<pk>/check_access/?app_slug=``: for the user of the session (or token), never anonymous.
+
+    ``has_search_permission`` does not depend on ``passing``.
+    """
+    user, provider, application = _asked(call, LDAP, "LDAPProvider")
+    result = await call.services.access.application(application, user, http_request=call.http)
     return Answer(
         {
-            "has_search_permission": call.services.access.search_full_directory(call.user, provider),
-            "access": {"passing": result.passing is True, "messages": [], "log_messages": []},
+            "has_search_permission": call.services.access.search_full_directory(user, provider),
+            "access": _access(result.passing is True),
         }
     )
+
+
+async def radius_check_access(call: Call) -> Answer:
+    """``GET /outposts/radius/<pk>/check_access/?app_slug=``: as above, with the reply attributes of who may pass."""
+    user, provider, application = _asked(call, RADIUS, "RadiusProvider")
+    result = await call.services.access.application(application, user, http_request=call.http)
+    passing = result.passing is True
+    attributes = await reply_attributes(call.services, provider, user, call.http) if passing else None
+    return Answer({"attributes": attributes, "access": _access(passing)})
 
 
 ROUTES = (
@@ -221,5 +246,6 @@ ROUTES = (
     Route("GET", "/outposts/ldap/", ldap),
     Route("GET", "/outposts/ldap/{pk}/check_access/", ldap_check_access),
     Route("GET", "/outposts/radius/", radius),
+    Route("GET", "/outposts/radius/{pk}/check_access/", radius_check_access),
     Route("GET", "/outposts/proxy/", proxy),
 )

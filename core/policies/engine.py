@@ -7,7 +7,7 @@ A pass is stated in one place, :func:`_combine`, and only from results that are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -15,9 +15,12 @@ from core import models
 from core.database import Database
 from core.errors import PolicyFailed, ValidationFailed
 from core.policies.base import PolicyRequest, PolicyResult, PolicyServices, PolicyType
+from core.policies.environment import environment
 from core.policies.threads import PolicyThreads
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 30.0  # for policies that run without a binding; the default of a binding
 EXECUTION_EVENT = "policy_execution"
@@ -104,6 +107,17 @@ class PolicyEngine:
             results.append(result.passing)
             messages.extend(result.messages)
         return PolicyResult(_combine("all", results) if results else True, tuple(messages))
+
+    async def compute(
+        self, work: Callable[[dict[str, Any]], T], request: PolicyRequest, name: str, timeout_s: float
+    ) -> T:
+        """What ``work`` makes of the names that expressions find, in a policy thread: mappings and prompts.
+
+        Raises what ``work`` raises.
+
+        :raises PolicyFailed: the time was over.
+        """
+        return await self._threads.run(lambda: work(environment(self._services, request, name)), timeout_s)
 
     def close(self) -> None:
         """End the policy threads."""

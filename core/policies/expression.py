@@ -13,14 +13,9 @@ import re
 import types
 from typing import Any
 
-import structlog
-
-from core import models
-from core.errors import NotFound, PolicyFailed, ValidationFailed
+from core.errors import PolicyFailed, ValidationFailed
 from core.policies.base import PolicyOptions, PolicyRequest, PolicyResult, PolicyType
-from core.policies.helpers import HELPERS
-
-log = structlog.get_logger(__name__)
+from core.policies.environment import environment
 
 COMPILED_KEPT = 512  # distinct expressions whose compiled form is kept; a large installation has a few dozen
 _FUNCTION = "expression"
@@ -82,7 +77,10 @@ class ExpressionPolicy(PolicyType):
     def passes(self, request: PolicyRequest) -> PolicyResult:
         """Run the expression."""
         messages: list[str] = []
-        variables = HELPERS | self._bound(request, messages)
+        variables = environment(self.services, request, self.policy.name) | {
+            "context": request.context,
+            "ak_message": lambda text: messages.append(str(text)),
+        }
         try:
             result = evaluate(self.options.expression, self.policy.name, variables)
         except (Exception, RecursionError) as error:
@@ -90,76 +88,3 @@ class ExpressionPolicy(PolicyType):
         if isinstance(result, PolicyResult):
             return PolicyResult(result.passing, (*messages, *result.messages), result.raw_result)
         return PolicyResult(bool(result), tuple(messages), result)
-
-    def _bound(self, request: PolicyRequest, messages: list[str]) -> dict[str, Any]:
-        """The names that depend on the request or reach into storage (flows.md §6.1)."""
-        database = self.services.database
-
-        def ak_message(text: str) -> None:
-            messages.append(str(text))
-
-        def ak_call_policy(name: str, **context: Any) -> PolicyResult:
-            policy = database.first(models.Policy, name=name)
-            if policy is None:
-                raise NotFound(f"no policy is called {name!r}")
-            inner = PolicyRequest(
-                user=request.user,
-                http_request=request.http_request,
-                obj=request.obj,
-                context=request.context | context,
-                debug=request.debug,
-            )
-            return self.services.make(policy).passes(inner)
-
-        def ak_user_by(**filters: Any) -> models.User | None:
-            return database.first(models.User, **filters)
-
-        def ak_user_has_authenticator(user: models.User, device_type: str | None = None) -> bool:
-            if not user.stored:
-                return False
-            names = {
-                type(device).__name__.removesuffix("Device").lower() for device in database.devices_of(user.pk or 0)
-            }
-            return bool(names) if device_type is None else device_type.lower().removesuffix("device") in names
-
-        def ak_create_event(action: str, **fields: Any) -> None:
-            context = {name: _plain(value) for name, value in fields.items()}
-            database.log_event(
-                f"custom_{action}", "authentik.policies.expression", context=context, user=request.user,
-                client_ip=request.client_ip,
-            )  # fmt: skip
-
-        bound: dict[str, Any] = {
-            "request": request,
-            "context": request.context,
-            "ak_is_sso_flow": bool(request.context.get("is_sso", False)),
-            "ak_message": ak_message,
-            "ak_call_policy": ak_call_policy,
-            "ak_user_by": ak_user_by,
-            "ak_user_has_authenticator": ak_user_has_authenticator,
-            "ak_is_group_member": ak_is_group_member,
-            "ak_create_event": ak_create_event,
-            "ak_logger": log.bind(policy=self.policy.name),
-        }
-        if request.http_request is not None:
-            bound["http_request"] = request.http_request
-            bound["ak_client_ip"] = HELPERS["ip_address"](request.client_ip or "255.255.255.255")
-        return bound
-
-
-def ak_is_group_member(user: models.User, **filters: Any) -> bool:
-    """Whether the user is a direct or inherited member of a group for which all look-ups hold."""
-    return user.all_groups().filter(**filters).exists()
-
-
-def _plain(value: Any) -> Any:
-    """A value as an event can keep it."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | models.Related):
-        return [_plain(item) for item in value]
-    if isinstance(value, models.Model):
-        return {"pk": value.pk, "model_name": type(value).__name__.lower()}
-    return str(value)

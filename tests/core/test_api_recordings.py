@@ -9,16 +9,16 @@ import pytest
 
 from common import records
 from tests.core.cores import Client, Core, core
-from tests.core.test_recordings import RECORDED_OUTPOST_TOKEN
+from tests.core.test_recordings import RECORDED_TOKENS
 from tests.recorded import JSON, header, recording
 
 RECORDINGS = (
     "check_access_app_of_other_provider", "check_access_outpost_token", "core_groups_filters", "core_groups_pages",
     "core_users_filters", "core_users_include", "core_users_me_outpost_token", "core_users_pages", "events_create",
-    "outposts_instances", "outposts_ldap", "root_config",
+    "outposts_instances", "outposts_ldap", "outposts_radius", "root_config",
 )  # fmt: skip
-# Answers that stand for something this set-up does not have: proxy and RADIUS providers, an admin's other objects.
-ELSEWHERE = ("/outposts/radius/", "/outposts/proxy/")
+# Answers that stand for something this set-up does not have: proxy providers, an admin's other objects.
+ELSEWHERE = ("/outposts/proxy/",)
 # Free-form objects: their keys belong to whoever wrote them.
 FREE = {"attributes", "config", "context", "settings", "autocomplete", "user", "brand", "capabilities"}
 
@@ -63,7 +63,7 @@ def client_for(running: Core, exchange: JSON, tokens: dict[str, str]) -> Client:
 async def test_api_recording(name: str) -> None:
     """Status and shape of each recorded answer."""
     async with core() as running:
-        tokens = {RECORDED_OUTPOST_TOKEN: running.outpost_token()}
+        tokens = {key: running.outpost_token(name) for key, name in RECORDED_TOKENS.items()}
         if name == "events_create":
             # reported by a proxy outpost; every outpost may
             tokens |= {key: running.outpost_token() for key in bearers(recording("api", name)["exchanges"])}

@@ -123,7 +123,8 @@ async def test_certificates() -> None:
         assert "BEGIN" not in json.dumps(shown)
         assert (await client.get(base + "view_certificate/")).json["data"] == pair.certificate_data
         assert (await client.get(base + "view_private_key/")).json["data"] == pair.key_data
-        stranger = running.bearer(running.outpost_token("RC RADIUS outpost"))
+        running.database.save(models.Outpost(name="without providers", type="radius"))
+        stranger = running.bearer(running.outpost_token("without providers"))
         for path in (base, base + "view_certificate/", base + "view_private_key/"):
             assert (await stranger.get(path)).status == 404
             assert (await running.client().get(path)).status == 403
@@ -172,7 +173,8 @@ async def test_updates_are_told_once() -> None:
         pair = running.database.first(models.KeyPair, name="recorded certificate")
         application = running.database.first(models.Application, slug="ldap-direct")
         provider = running.database.get(models.Provider, 1)
-        async with socket(running) as opened, socket(running, "RC RADIUS outpost") as other:
+        running.database.save(models.Outpost(name="without providers", type="radius"))
+        async with socket(running) as opened, socket(running, "without providers") as other:
             for record in (provider, outpost(running), pair, application):
                 assert record is not None
                 running.database.save(record)
