@@ -118,6 +118,40 @@ bind_throttled = Counter(
     ("kind",),
 )
 
+# Ours: RADIUS accounting, disconnecting, RadSec.
+radius_accounting_reports = Counter(
+    "outposts_radius_accounting_requests_total",
+    "Accounting requests recorded. status: start, stop, interim_update, accounting_on, accounting_off and so on.",
+    ("app", "status"),
+)
+radius_accounting_octets = Counter(
+    "outposts_radius_accounting_octets_total",
+    "Octets that sessions are reported to have moved. direction, as the client sees it: in (from the user), out.",
+    ("app", "direction"),
+)
+radius_accounting_failures = Counter(
+    "outposts_radius_accounting_failures_total",
+    "Reports that came to nothing. reason: not_recorded (not answered), no_status, event (not written by the core).",
+    ("reason",),
+)
+radius_sessions = Gauge("outposts_radius_sessions", "Open sessions, as accounting says.")
+radius_sessions_lost = Counter(
+    "outposts_radius_sessions_lost_total",
+    "Sessions given up without a Stop. reason: stale (not heard of), room (too many).",
+    ("reason",),
+)
+radius_logins_remembered = Gauge("outposts_radius_logins_remembered", "Logins that can still be disconnected.")
+radius_disconnects = Counter(
+    "outposts_radius_disconnects_total",
+    "Disconnect and CoA requests that were sent. result: ack, not_found, nak, no_answer, unreachable, dropped.",
+    ("result",),
+)
+radsec_closed = Counter(
+    "outposts_radsec_connections_closed_total",
+    "RadSec connections that we ended. reason: unknown_client, bad_length, bad_attribute, bad_authenticator and so on.",
+    ("reason",),
+)
+
 # Ours: several workers.
 workers_listening = Gauge("outposts_workers_listening", "Worker processes that listen; 0 in a daemon of one process.")
 worker_restarts = Counter("outposts_worker_restarts_total", "Worker processes that ended and were replaced.")
@@ -142,6 +176,8 @@ GAUGE_RULES: Mapping[str, str] = {
     "outposts_uid_collisions": SUPERVISOR,
     "outposts_followers": SUM,
     "outposts_bind_cache_entries": SUM,
+    "outposts_radius_sessions": SUM,
+    "outposts_radius_logins_remembered": SUM,
     "outposts_workers_listening": SUPERVISOR,
     "process_resident_memory_bytes": SUM,  # pages that workers share count for each of them
     "process_virtual_memory_bytes": SUM,

@@ -95,6 +95,13 @@ VARIABLES: tuple[Variable, ...] = (
         "",
         "RADIUS over TLS (RFC 6614), TCP; usually port 2083.",
     ),
+    Variable(
+        "OUTPOSTS_LISTEN__RADSEC_PSK",
+        "listen_radsec_psk",
+        values.LISTEN_LIST,
+        "",
+        "RADIUS over TLS with pre-shared keys instead of certificates, TCP. Needs Python 3.13.",
+    ),
     Variable("AUTHENTIK_LISTEN__HTTP", "listen_http", values.LISTEN_LIST, "[::]:9000", "Proxy, HTTP."),
     Variable("AUTHENTIK_LISTEN__HTTPS", "listen_https", values.LISTEN_LIST, "[::]:9443", "Proxy, HTTPS."),
     Variable("AUTHENTIK_LISTEN__METRICS", "listen_metrics", values.LISTEN_LIST, "[::]:9300", "Metrics and health."),
@@ -153,6 +160,14 @@ VARIABLES: tuple[Variable, ...] = (
         values.TEXT,
         "",
         "Folder for sealed state (last good configuration and directory). Unset: memory only.",
+    ),
+    Variable(
+        "OUTPOSTS_REDIS_URL",
+        "redis_url",
+        values.TEXT,
+        "",
+        "Redis or Valkey for what several daemons share, such as redis://host:6379/0. Needs the extra `redis`.",
+        secret=True,
     ),
     Variable(
         "OUTPOSTS_READY_FILE",

@@ -193,7 +193,58 @@ ROWS: tuple[ExtraSetting, ...] = (
     ),
     # Accounting and changes of authorization
     _row("accounting", values.BOOLEAN, False, "", "Take accounting (RFC 2866), also on `OUTPOSTS_LISTEN__ACCOUNTING`."),
+    _row(
+        "accounting_record",
+        values.choice("memory", "sqlite", "redis"),
+        "memory",
+        "",
+        "Where sessions are recorded: only in memory, in a file below `OUTPOSTS_STATE_DIR`, or in the Redis or "
+        "Valkey of `OUTPOSTS_REDIS_URL`. Requests are answered when that is done. Holds for the whole daemon.",
+    ),
+    _row(
+        "accounting_keep",
+        values.duration(60),
+        2_592_000.0,
+        "s",
+        "How long ended sessions stay in the record: 30 days. Holds for the whole daemon.",
+    ),
+    _row(
+        "accounting_events",
+        values.BOOLEAN,
+        False,
+        "",
+        "An event `custom_radius_accounting` on the core for each accounting request.",
+    ),
+    _row(
+        "accounting_max_sessions",
+        values.number(1, 10_000_000),
+        50_000,
+        "sessions",
+        "Open sessions kept in memory, about 1.5 KiB each. Holds for the whole daemon.",
+    ),
+    _row(
+        "accounting_stale",
+        values.duration(60),
+        86_400.0,
+        "s",
+        "A session that nothing was heard of for so long has ended without a word. Holds for the whole daemon.",
+    ),
     _row("das", values.BOOLEAN, False, "", "Send Disconnect-Request (RFC 5176) when a session ends on the core."),
+    _row("das_port", values.number(1, 65_535), 3799, "", "UDP port of clients that take Disconnect-Requests."),
+    _row(
+        "das_remember",
+        values.duration(60),
+        86_400.0,
+        "s",
+        "How long a login is remembered for `das`; as long as sessions of the core last. Holds for the whole daemon.",
+    ),
+    _row(
+        "das_max_logins",
+        values.number(1, 10_000_000),
+        50_000,
+        "logins",
+        "Logins remembered for `das`, about 1 KiB each; beyond, the oldest go. Holds for the whole daemon.",
+    ),
     # Load and attacks
     _row(
         "max_pending",
@@ -248,7 +299,67 @@ ROWS: tuple[ExtraSetting, ...] = (
         values.TEXT_LIST,
         (),
         "",
-        "RadSec: certificates of a provider's clients, by DNS name, IP address or SHA-256 fingerprint. An object keyed "
-        "by provider name.",
+        "Certificates of a provider's clients, by what they hold: DNS name (`*.example.org` for one label), IP "
+        "address, URI, e-mail address or SHA-256 fingerprint; `psk:NAME` for a key; `*` for whoever has a certificate of "
+        "`ca`. An object keyed by provider name.",
+    ),
+    ExtraSetting(
+        "radsec",
+        "ca",
+        values.TEXT,
+        "",
+        "",
+        "File with the issuers of client certificates (PEM), and with their revocation lists if there are any; read "
+        "again when it changes. Without it only fingerprints count.",
+    ),
+    ExtraSetting(
+        "radsec",
+        "versions",
+        values.choices("1.0", "1.1"),
+        ("1.0", "1.1"),
+        "",
+        "RADIUS/1.0 (RFC 6614) and RADIUS/1.1 (RFC 9765, needs TLS 1.3), chosen by the client through ALPN.",
+    ),
+    ExtraSetting(
+        "radsec",
+        "psk_file",
+        values.TEXT,
+        "",
+        "",
+        "File with keys for clients without certificate, one `NAME KEY` a line, KEY in hex, 16 octets or more. Needs "
+        "Python 3.13 and `OUTPOSTS_LISTEN__RADSEC_PSK`.",
+    ),
+    ExtraSetting("radsec", "idle_timeout", values.duration(10), 300.0, "s", "A connection that is silent is closed."),
+    ExtraSetting(
+        "radsec",
+        "handshake_timeout",
+        values.duration(1),
+        10.0,
+        "s",
+        "Time for a TLS handshake.",
+    ),
+    ExtraSetting(
+        "radsec",
+        "max_connections",
+        values.number(1, 100_000),
+        1000,
+        "connections",
+        "Open connections; about 150 KiB each, TLS included.",
+    ),
+    ExtraSetting(
+        "radsec",
+        "max_connections_per_address",
+        values.number(1, 100_000),
+        64,
+        "connections",
+        "The same for one address.",
+    ),
+    ExtraSetting(
+        "radsec",
+        "max_outstanding",
+        values.number(1, 256),
+        256,
+        "requests",
+        "Requests of one connection that are being worked on; reading pauses at that. RADIUS/1.0 has 256 numbers.",
     ),
 )

@@ -67,6 +67,7 @@ class Settings:
     listen_radius: tuple[ListenAddress, ...] = ()
     listen_accounting: tuple[ListenAddress, ...] = ()
     listen_radsec: tuple[ListenAddress, ...] = ()
+    listen_radsec_psk: tuple[ListenAddress, ...] = ()
     listen_http: tuple[ListenAddress, ...] = ()
     listen_https: tuple[ListenAddress, ...] = ()
     listen_metrics: tuple[ListenAddress, ...] = ()
@@ -78,6 +79,7 @@ class Settings:
     web_write_timeout_s: float = 60
     web_idle_timeout_s: float = 120
     state_dir: str | None = None
+    redis_url: str = field(default="", repr=False)
     ready_file: str | None = None
     workers: int = 1  # 0: as many as there are usable processors
     tmpdir: str = "/tmp"
