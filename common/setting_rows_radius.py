@@ -300,8 +300,8 @@ ROWS: tuple[ExtraSetting, ...] = (
         (),
         "",
         "Certificates of a provider's clients, by what they hold: DNS name (`*.example.org` for one label), IP "
-        "address, URI, e-mail address or SHA-256 fingerprint; `psk:NAME` for a key; `*` for whoever has a certificate of "
-        "`ca`. An object keyed by provider name.",
+        "address, URI, e-mail address or SHA-256 fingerprint; `psk:NAME` for a key; `*` for whoever has a certificate "
+        "of `ca`. An object keyed by provider name.",
     ),
     ExtraSetting(
         "radsec",
