@@ -173,13 +173,14 @@ async def test_updates_are_told_once() -> None:
         pair = running.database.first(models.KeyPair, name="recorded certificate")
         application = running.database.first(models.Application, slug="ldap-direct")
         provider = running.database.get(models.Provider, 1)
-        running.database.save(models.Outpost(name="without providers", type="radius"))
-        async with socket(running) as opened, socket(running, "without providers") as other:
+        async with socket(running) as opened, socket(running, "RC RADIUS outpost") as other:
             for record in (provider, outpost(running), pair, application):
                 assert record is not None
                 running.database.save(record)
                 running.database.save(record)  # two saves of one edit
                 assert await message(opened) == {"instruction": 2, "args": {}}
+                if record is pair:  # a provider of the other one has it too
+                    assert await message(other) == {"instruction": 2, "args": {}}
             running.database.delete(provider)
             assert await message(opened) == {"instruction": 2, "args": {}}
             # the next thing that both hear is the session end: no update came for the other one
