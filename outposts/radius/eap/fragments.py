@@ -120,22 +120,21 @@ class Incoming:
 class Outgoing:
     """Cuts one flight into packets: the length on the first of several, M on all but the last (RFC 5216 §3.1)."""
 
-    __slots__ = ("_at", "_flight", "_size", "_version")
+    __slots__ = ("_at", "_flight", "_size")
 
-    def __init__(self, flight: bytes, packet: int, version: int = 0) -> None:
-        """``packet``: the longest EAP packet in octets; ``version`` goes into the flags (TTLS, PEAP)."""
+    def __init__(self, flight: bytes, packet: int) -> None:
+        """``packet``: the longest EAP packet in octets. The version in the flags of TTLS and PEAP is 0."""
         self._flight = flight
         self._at = 0
         self._size = packet - _HEADERS
-        self._version = version
 
     def next(self) -> bytes:
         """The data of the next packet, after the type."""
         rest = len(self._flight) - self._at
         if self._at == 0 and rest > self._size:
-            head = bytes((LENGTH_INCLUDED | MORE | self._version,)) + rest.to_bytes(4, "big")
+            head = bytes((LENGTH_INCLUDED | MORE,)) + rest.to_bytes(4, "big")
         else:
-            head = bytes(((MORE if rest > self._size else 0) | self._version,))
+            head = bytes((MORE if rest > self._size else 0,))
         piece = self._flight[self._at : self._at + self._size]
         self._at += len(piece)
         if self.done:
