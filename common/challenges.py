@@ -88,11 +88,22 @@ class FlowError(Challenge, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
+class Consent(Challenge, frozen=True, kw_only=True):
+    """May the application have what it asks for? ``token`` belongs into the answer."""
+
+    token: Any = None
+
+
 class PromptField(msgspec.Struct, frozen=True):
-    """A field of a prompt stage."""
+    """A field of a prompt stage. What is only shown to people may be of any type: it must not stop a login."""
 
     field_key: str = ""
     type: str = ""
+    label: Any = ""
+    required: Any = True
+    initial_value: Any = ""
+    order: Any = 0
+    choices: Any = None
 
 
 class Prompt(Challenge, frozen=True, kw_only=True):
@@ -115,6 +126,7 @@ COMPONENTS: dict[str, type[Challenge]] = {
     "ak-stage-password": Password,
     "ak-stage-authenticator-validate": AuthenticatorValidate,
     "ak-stage-user-login": UserLogin,
+    "ak-stage-consent": Consent,
     "ak-stage-prompt": Prompt,
     "ak-stage-access-denied": AccessDenied,
     "ak-stage-flow-error": FlowError,
@@ -180,6 +192,30 @@ class PushAnswer(Answer, frozen=True, kw_only=True):
     __repr__ = Answer.__repr__
 
 
+class DeliveryAnswer(Answer, frozen=True, kw_only=True):
+    """Ask for a code to be sent by SMS or e-mail. The core sends it and calls the answer empty: that is no refusal."""
+
+    component: str = "ak-stage-authenticator-validate"
+    selected_challenge: Device
+    __repr__ = Answer.__repr__
+
+
+class ConsentAnswer(Answer, frozen=True, kw_only=True):
+    """Agreed: the challenge's own token."""
+
+    component: str = "ak-stage-consent"
+    token: str
+    __repr__ = Answer.__repr__
+
+
+class PromptAnswer(Answer, frozen=True, kw_only=True):
+    """What was typed into a prompt stage's fields, by field key."""
+
+    component: str = "ak-stage-prompt"
+    values: dict[str, Any]
+    __repr__ = Answer.__repr__
+
+
 class UserLoginAnswer(Answer, frozen=True, kw_only=True):
     """Whether the core is to keep the session for longer."""
 
@@ -193,4 +229,11 @@ _encoder = msgspec.json.Encoder()
 
 def encode(answer: Answer) -> bytes:
     """JSON body of an answer."""
+    if isinstance(answer, PromptAnswer):
+        return _encoder.encode({**answer.values, "component": answer.component})
     return _encoder.encode(answer)
+
+
+def encode_challenge(challenge: Challenge) -> bytes:
+    """A challenge as ``decode`` reads it, to be put away; fields that we do not know are not in it."""
+    return _encoder.encode(challenge)

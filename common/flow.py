@@ -5,7 +5,9 @@ The generator yields an ``Answer`` to be POSTed, or None for a GET, and is sent 
 - ``Ended``        the flow ended in a redirect; it says what the core accepted on the way. This is no success yet:
                    ``common/login.py`` alone decides that, with the session cookie and the access check;
 - ``Denied`` or ``Unavailable``   the flow stopped;
-- ``Surprise``     the flow did not begin as it was remembered to (only with ``opening``): begin again with a GET.
+- ``Surprise``     the flow did not begin as it was remembered to (only with ``opening``): begin again with a GET;
+- ``Asked``        a person has to answer first (only with ``person``). ``heard`` turns what was typed into an answer,
+                   and a new run with the same ``Progress`` goes on with it.
 
 The limits: 20 answers, 3 redirects to the flow itself, and never the same answer to the same component twice. The last
 one because a flow may restart silently after a wrong password; answering again would burn the user's attempts.
@@ -13,6 +15,7 @@ one because a flow may restart silently after a wrong password; answering again 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -24,6 +27,8 @@ from common.challenges import (
     AuthenticatorValidate,
     Challenge,
     CodeAnswer,
+    Consent,
+    ConsentAnswer,
     FlowError,
     Identification,
     IdentificationAnswer,
@@ -35,6 +40,7 @@ from common.challenges import (
     UserLogin,
     UserLoginAnswer,
 )
+from common.dialogue import Ask, Person, Typed
 from common.outcomes import Denied, Reason, Unavailable
 
 MAX_ANSWERS = 20  # core-contract §6.2; the longest sensible flow has five
@@ -67,7 +73,41 @@ class Surprise:
     """The flow did not begin as remembered."""
 
 
-Result = Ended | Denied | Unavailable | Surprise
+@dataclass(frozen=True)
+class Asked:
+    """A person has to answer ``ask``, which is about ``challenge``."""
+
+    ask: Ask
+    challenge: Challenge
+
+
+@dataclass
+class Progress:
+    """How far a flow has come; plain data, so that a paused one can be put away.
+
+    ``sent``: digests of the answers; ``accepted``: which proofs the core took; ``named``: a user name was sent.
+    """
+
+    sent: set[bytes] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+    self_redirects: int = 0
+    named: bool = False
+
+    def note(self, answer: Answer) -> None:
+        """An answer was sent."""
+        self.sent.add(_digest(answer))
+        self.named = self.named or answer.component == NAMING
+
+    def knows(self, answer: Answer) -> bool:
+        """Whether this very answer was sent before."""
+        return _digest(answer) in self.sent
+
+
+def _digest(answer: Answer) -> bytes:
+    return hashlib.sha256(answer.component.encode() + b"\0" + challenges.encode(answer)).digest()
+
+
+Result = Ended | Denied | Unavailable | Surprise | Asked
 Run = Generator[Answer | None, Challenge, Result]
 
 
@@ -89,8 +129,8 @@ def split_code(password: str) -> tuple[str, str | None]:
 class Solver:
     """Answers challenges from what the client brought.
 
-    Without ``mfa_support`` nothing is split and the whole password is the code too, so that a flow which asks for a
-    code alone works.
+    Without ``mfa_support`` nothing is split and the whole password is the code too (``whole``), so that a flow which
+    asks for a code alone works.
     """
 
     username: str
@@ -98,20 +138,44 @@ class Solver:
     code: str | None = field(repr=False)
     remember_me: bool = False
     certificate_only: bool = False
+    auto_consent: bool = False
+    whole: bool = False
 
     @classmethod
-    def without_password(cls, username: str) -> Solver:
+    def without_password(cls, username: str, *, auto_consent: bool = False) -> Solver:
         """For a client that brought a certificate and nothing else: whatever asks for more ends the flow."""
-        return cls(username, "", None, certificate_only=True)
+        return cls(username, "", None, certificate_only=True, auto_consent=auto_consent)
 
     @classmethod
-    def of(cls, username: str, password: str, *, mfa_support: bool, remember_me: bool = False) -> Solver:
+    def of(
+        cls,
+        username: str,
+        password: str,
+        *,
+        mfa_support: bool,
+        remember_me: bool = False,
+        auto_consent: bool = False,
+    ) -> Solver:
         """From a single password field."""
         if mfa_support:
             secret, code = split_code(password)
         else:
             secret, code = password, password or None
-        return cls(username, secret, code, remember_me)
+        return cls(username, secret, code, remember_me, auto_consent=auto_consent, whole=not mfa_support)
+
+    def with_password(self, password: str) -> Solver:
+        """The same with a password that came later."""
+        return Solver.of(
+            self.username,
+            password,
+            mfa_support=not self.whole,
+            remember_me=self.remember_me,
+            auto_consent=self.auto_consent,
+        )
+
+    def has_code(self, progress: Progress) -> bool:
+        """Whether the client brought a code. A password that was taken as such is none."""
+        return bool(self.code) and not (self.whole and "password" in progress.accepted)
 
     def opening(self) -> IdentificationAnswer:
         """The answer for a flow that is known to begin with user name and password."""
@@ -120,13 +184,7 @@ class Solver:
     def answer(self, challenge: Challenge) -> Answer | Denied:
         """The answer, or why there is none."""
         solve = SOLVERS.get(type(challenge))
-        if solve is None:
-            return Denied(
-                Reason.UNSUPPORTED_CHALLENGE,
-                f"unsupported challenge type {challenge.component}",
-                challenge.component,
-            )
-        return solve(self, challenge)
+        return solve(self, challenge) if solve is not None else _unsupported(challenge)
 
     def _identify(self, challenge: Challenge) -> Answer | Denied:
         assert isinstance(challenge, Identification)
@@ -159,11 +217,24 @@ class Solver:
     def _stay(self, challenge: Challenge) -> Answer | Denied:
         return UserLoginAnswer(remember_me=self.remember_me)
 
+    def _agree(self, challenge: Challenge) -> Answer | Denied:
+        assert isinstance(challenge, Consent)
+        if self.auto_consent and isinstance(challenge.token, str):
+            return ConsentAnswer(token=challenge.token)
+        return _unsupported(challenge)
+
+
+def _unsupported(challenge: Challenge) -> Denied:
+    return Denied(
+        Reason.UNSUPPORTED_CHALLENGE, f"unsupported challenge type {challenge.component}", challenge.component
+    )
+
 
 SOLVERS: dict[type[Challenge], Callable[[Solver, Challenge], Answer | Denied]] = {
     Identification: Solver._identify,
     Password: Solver._password,
     AuthenticatorValidate: Solver._second_factor,
+    Consent: Solver._agree,
     UserLogin: Solver._stay,
 }
 
@@ -182,49 +253,104 @@ def proves(answer: Answer) -> str:
     return "push" if isinstance(answer, PushAnswer) else ""
 
 
-def run(solver: Solver, executor_path: str, *, opening: bool = False) -> Run:
+def run(
+    solver: Solver,
+    executor_path: str,
+    *,
+    opening: bool = False,
+    person: Person | None = None,
+    progress: Progress | None = None,
+    typed: Answer | None = None,
+) -> Run:
     """Run a flow. ``executor_path`` is the flow's own path, to tell a detour from the end.
 
     ``opening``: the flow is known to begin with user name and password, so the first thing sent is that answer.
+    ``person``: somebody may be asked. ``progress`` and ``typed``: go on where an earlier run ended as ``Asked``, with
+    what ``heard`` made of the person's text.
     """
-    sent: set[tuple[str, bytes]] = set()
-    accepted: set[str] = set()
-    self_redirects = 0
-    answer: Answer | None = solver.opening() if opening else None
+    progress = progress or Progress()
+    answer: Answer | None = solver.opening() if opening else typed
     while True:
         challenge = yield answer
         if answer is not None:
-            sent.add((answer.component, challenges.encode(answer)))
+            progress.note(answer)
         last = answer
         # A redirect to the flow itself leaves open what became of the answer: look again.
         while isinstance(challenge, Redirect) and _is_own(challenge.to, executor_path):
-            self_redirects += 1
-            if self_redirects > MAX_SELF_REDIRECTS:
+            progress.self_redirects += 1
+            if progress.self_redirects > MAX_SELF_REDIRECTS:
                 return Denied(Reason.TOO_DEEP, "the flow redirects to itself", challenge.component)
             challenge = yield None
 
-        if opening and len(sent) == 1 and last is not None and _is_surprise(challenge):
+        if opening and len(progress.sent) == 1 and last is not None and _is_surprise(challenge):
             return Surprise()
         stopped = _stopped(challenge)
+        solved: Answer | Ask | Denied | None = None
         if stopped is not None:
-            return stopped
-        # No complaint, and the flow went on to something else: the last answer was taken.
-        if last is not None and challenge.component != last.component:
-            accepted.add(proves(last))
+            if person is None or challenge.refusal is None or isinstance(challenge, FlowError | AccessDenied):
+                return stopped
+            solved = person.refused(challenge, last, typed=last is typed)
+            if solved is None:
+                return stopped
+        elif last is not None and challenge.component != last.component:
+            # No complaint, and the flow went on to something else: the last answer was taken.
+            progress.accepted.add(proves(last))
+            if person is not None:
+                person.settled()
         if isinstance(challenge, Redirect):
-            named = any(component == NAMING for component, _ in sent)
-            return Ended("password" in accepted, "code" in accepted, "push" in accepted, challenge.to or "", named)
+            proofs = progress.accepted
+            return Ended("password" in proofs, "code" in proofs, "push" in proofs, challenge.to or "", progress.named)
 
-        if isinstance(challenge, Prompt) and challenge.wants_new_password and "password" in accepted:
-            return Denied(Reason.NEW_PASSWORD_WANTED, "the flow asks for a new password", challenge.component)
-        solved = solver.answer(challenge)
+        if solved is None:
+            solved = _solve(solver, person, progress, challenge)
         if isinstance(solved, Denied):
             return solved
-        if (solved.component, challenges.encode(solved)) in sent:
-            return Denied(Reason.FLOW_RESTARTED, "flow restarted", challenge.component)
-        if len(sent) >= MAX_ANSWERS:
-            return Denied(Reason.TOO_DEEP, f"more than {MAX_ANSWERS} answers", challenge.component)
+        if isinstance(solved, Ask):
+            return Asked(solved, challenge)
+        stop = _repeated(progress, solved, challenge)
+        if stop is not None:
+            return stop
         answer = solved
+
+
+def _solve(solver: Solver, person: Person | None, progress: Progress, challenge: Challenge) -> Answer | Ask | Denied:
+    """What follows a challenge that is no complaint: the person's business first, then what the client brought."""
+    if person is not None:
+        move = person.consider(challenge, password=bool(solver.password), code=solver.has_code(progress))
+        if move is not None:
+            return move
+    elif isinstance(challenge, Prompt) and challenge.wants_new_password and "password" in progress.accepted:
+        return Denied(Reason.NEW_PASSWORD_WANTED, "the flow asks for a new password", challenge.component)
+    return solver.answer(challenge)
+
+
+def _repeated(progress: Progress, answer: Answer, challenge: Challenge) -> Denied | None:
+    """Why an answer must not be sent: it was sent before, or there were too many."""
+    if progress.knows(answer):
+        return Denied(Reason.FLOW_RESTARTED, "flow restarted", challenge.component)
+    if len(progress.sent) >= MAX_ANSWERS:
+        return Denied(Reason.TOO_DEEP, f"more than {MAX_ANSWERS} answers", challenge.component)
+    return None
+
+
+def heard(
+    solver: Solver, person: Person, progress: Progress, challenge: Challenge, text: str
+) -> tuple[Solver, Answer | Ask | Denied]:
+    """What a person's text about a challenge leads to, and the solver to go on with (it may have got a password).
+
+    An answer is to be sent by ``run(…, typed=answer)``. One that was sent before is not sent again but is no good, as
+    if the core had said so.
+    """
+    move = person.reply(challenge, text)
+    if isinstance(move, Typed):
+        solver = solver.with_password(move.password)
+        move = solver.answer(challenge)
+    if isinstance(move, Answer):
+        if progress.knows(move):
+            return solver, person.mistaken(challenge)
+        stop = _repeated(progress, move, challenge)
+        return solver, move if stop is None else stop
+    return solver, move
 
 
 def _is_own(to: str | None, executor_path: str) -> bool:

@@ -19,6 +19,10 @@ shows whether there is such a stage. So:
 
 A flow that asks for a password or an unsent name ends such a login.
 
+A login begun as interactive may stand still at a question to a person (``Paused``). It goes on with the same cookies,
+is never in two calls at once, and ends by the same rule in the same place. Work for one packet of the client has the
+budget of a whole login; the person has two minutes from the beginning.
+
 Everything else is ``Denied`` or ``Unavailable``, any unexpected exception included.
 """
 
@@ -27,13 +31,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from common import client_certificate, endpoint, flow, logs, metrics
+from common import challenges, client_certificate, endpoint, flow, logs, metrics
 from common.challenges import Answer, Challenge, Redirect
+from common.dialogue import Ask, Person
 from common.endpoint import CoreSettings
-from common.errors import CoreError, CoreForbidden, CoreNonsense, CoreNotFound, CoreRejected, CoreTimedOut
-from common.flow import Ended, Solver, Surprise
+from common.errors import CoreError, CoreForbidden, CoreNonsense, CoreNotFound, CoreRejected, CoreTimedOut, SealError
+from common.flow import Asked, Ended, Progress, Solver, Surprise
 from common.flow_client import FlowClient
 from common.openings import Opening, Openings
 from common.outcomes import (
@@ -43,9 +49,14 @@ from common.outcomes import (
     LoginTarget,
     Outcome,
     Passed,
+    Paused,
+    Question,
+    QuestionKind,
     Reason,
     Unavailable,
 )
+from common.paused import PAUSE_S, Seal, Standing
+from common.paused_login import PausedLogin
 from common.records import AccessCheck, Brand, Me
 from common.transport import Transport
 
@@ -57,6 +68,8 @@ __all__ = [
     "LoginTarget",
     "Outcome",
     "Passed",
+    "Paused",
+    "Question",
     "Reason",
     "Unavailable",
 ]
@@ -104,6 +117,7 @@ class LoginService:
         self._monotonic = monotonic
         self._openings = Openings()
         self._brand: tuple[str | None, float] | None = None
+        self._seal = Seal(settings.token)
 
     def configuration_changed(self) -> None:
         """Forget how flows begin and which log-out flow the brand has; cheap, to be called after each refresh."""
@@ -112,9 +126,43 @@ class LoginService:
 
     async def login(self, target: LoginTarget, credentials: Credentials) -> Outcome:
         """Run one login. Never raises (but for cancellation); takes no longer than the budget."""
+        outcome = await self._within_budget(self._login(target, credentials, None, 0.0))
+        return outcome if not isinstance(outcome, Paused) else Unavailable(Reason.INTERNAL, "paused")
+
+    async def begin(
+        self, target: LoginTarget, credentials: Credentials, *, interactive: bool, sealable: bool = False
+    ) -> Outcome | Paused:
+        """As ``login``, but with ``interactive`` it may come to stand at a question to a person.
+
+        ``sealable``: the question may be put away (``Paused.sealed``), so a push is sent only when the person answers;
+        otherwise it is sent at once, and the answer waits for what became of it.
+        """
+        if not interactive or credentials.certificate_only:
+            return await self.login(target, credentials)
+        person = Person(push_on_answer=sealable)
+        return await self._within_budget(self._login(target, credentials, person, self._now() + PAUSE_S))
+
+    def restore(self, sealed: bytes, binding: bytes = b"") -> Paused | None:
+        """A paused login from its sealed form; None if it is not ours, was changed, or its time is up.
+
+        Whoever calls sees to it that no sealed form is restored twice.
+        """
+        try:
+            standing = self._seal.open(sealed, binding)
+        except SealError as error:
+            log.warning("paused login not usable", problem=str(error))
+            return None
+        left_s = standing.expires - self._now()
+        if left_s <= 0:
+            return None
+        standing.question = replace(standing.question, timeout_s=left_s)
+        return PausedLogin(self, standing)
+
+    async def _within_budget(self, work: Awaitable[Outcome | Paused]) -> Outcome | Paused:
+        """Some work's outcome, whatever it raises."""
         try:
             async with asyncio.timeout(self.budget_s):
-                return await self._login(target, credentials)
+                return await work
         except TimeoutError:
             return Unavailable(Reason.DEADLINE, f"not done within {self.budget_s:g} s")
         except CoreError as error:
@@ -123,54 +171,101 @@ class LoginService:
             _log_defect("login failed unexpectedly", error)
             return Unavailable(Reason.INTERNAL, type(error).__name__)
 
-    async def _login(self, target: LoginTarget, credentials: Credentials) -> Outcome:
+    async def _login(
+        self, target: LoginTarget, credentials: Credentials, person: Person | None, expires: float
+    ) -> Outcome | Paused:
         if credentials.certificate_only:
             if not credentials.certificate_pem or credentials.password:
                 return Unavailable(Reason.INTERNAL, "not a certificate alone")
-            solver = Solver.without_password(credentials.username)
+            solver = Solver.without_password(credentials.username, auto_consent=target.auto_consent)
         else:
             solver = Solver.of(
                 credentials.username,
                 credentials.password,
                 mfa_support=target.mfa_support,
                 remember_me=target.remember_me,
+                auto_consent=target.auto_consent,
             )
         opening = Opening(target.flow_slug, target.protocol, endpoint.bare_address(credentials.client_ip))
         deadline = self._monotonic() + self.budget_s
 
-        def client() -> FlowClient:
-            return self._client(
-                opening.client_ip,
-                target.flow_slug,
-                target.protocol,
-                deadline,
-                certificate_pem=credentials.certificate_pem,
+        # A certificate may change how a flow begins, so such logins always look first; so does one without a password
+        # that somebody can be asked for.
+        looks_first = credentials.certificate_pem is not None or (person is not None and not solver.password)
+        if not looks_first and self._openings.known(opening, self._monotonic()):
+            run = _Run(target, credentials, solver, person, Progress(), expires)
+            execution = self._execution(run, deadline)
+            result = await execution.run(
+                flow.run(solver, execution.executor_path, opening=True, person=person, progress=run.progress)
             )
-
-        # A certificate may change how a flow begins, so such logins always look first.
-        if credentials.certificate_pem is None and self._openings.known(opening, self._monotonic()):
-            execution = client()
-            result = await execution.run(flow.run(solver, execution.executor_path, opening=True))
             unsettled = isinstance(result, Surprise)
             if unsettled or (isinstance(result, Denied) and result.reason == Reason.FLOW_RESTARTED):
                 self._openings.surprise(opening, self._monotonic())
             if not unsettled:
-                return await self._conclude(target, credentials, execution, result)
+                return await self._conclude(run, execution, result)
 
         def began(challenge: Challenge) -> None:
             if credentials.certificate_pem is None:
                 self._openings.saw(opening, flow.asks_both(challenge), self._monotonic())
 
-        execution = client()
-        result = await execution.run(flow.run(solver, execution.executor_path), first=began)
-        return await self._conclude(target, credentials, execution, result)
+        run = _Run(target, credentials, solver, person, Progress(), expires)
+        execution = self._execution(run, deadline)
+        result = await execution.run(
+            flow.run(solver, execution.executor_path, person=person, progress=run.progress), first=began
+        )
+        return await self._conclude(run, execution, result)
 
-    async def _conclude(
-        self, target: LoginTarget, credentials: Credentials, execution: FlowClient, result: flow.Result
-    ) -> Outcome:
+    async def go_on(self, standing: Standing, typed: Answer) -> Outcome | Paused:
+        """Go on with a paused login by sending an answer. Never raises (but for cancellation)."""
+        return await self._within_budget(self._go_on(standing, typed))
+
+    async def _go_on(self, standing: Standing, typed: Answer) -> Outcome | Paused:
+        run = _Run(
+            standing.target,
+            standing.credentials,
+            standing.solver,
+            standing.person,
+            standing.progress,
+            standing.expires,
+        )
+        execution = self._execution(run, self._monotonic() + self.budget_s, standing.cookies)
+        result = await execution.run(
+            flow.run(run.solver, execution.executor_path, person=run.person, progress=run.progress, typed=typed)
+        )
+        return await self._conclude(run, execution, result)
+
+    def expired(self, standing: Standing) -> bool:
+        """Whether a person's answer comes too late."""
+        return self._now() >= standing.expires
+
+    async def hear(self, standing: Standing, text: str) -> Outcome | Paused:
+        """Go on with a paused login by what the person typed. Never raises (but for cancellation)."""
+        return await self._within_budget(self._hear(standing, text))
+
+    async def _hear(self, standing: Standing, text: str) -> Outcome | Paused:
+        challenge = standing.pending()
+        standing.solver, move = flow.heard(standing.solver, standing.person, standing.progress, challenge, text)
+        if isinstance(move, Denied):
+            return move
+        return self.pause(standing, move) if isinstance(move, Ask) else await self._go_on(standing, move)
+
+    def pause(self, standing: Standing, ask: Ask) -> Paused:
+        """Stand still at a question; a push that goes with it is sent now."""
+        left_s = max(0.0, standing.expires - self._now())
+        standing.question = Question(ask.text, ask.echo, ask.kind, left_s, ask.options)
+        return PausedLogin(self, standing, ask.push)
+
+    def seal(self, standing: Standing, binding: bytes) -> bytes:
+        """The sealed form. Raises ``SealError``."""
+        return self._seal.close(standing, binding)
+
+    async def _conclude(self, run: _Run, execution: FlowClient, result: flow.Result) -> Outcome | Paused:
         """The success rule. This is the one place that makes a ``Passed``."""
+        target, credentials = run.target, run.credentials
         if isinstance(result, Denied | Unavailable):
             return result
+        if isinstance(result, Asked):
+            return self.pause(run.standing(execution, result.challenge), result.ask)
         if not isinstance(result, Ended):
             return Unavailable(Reason.INTERNAL, type(result).__name__)
         if credentials.certificate_only:
@@ -204,7 +299,7 @@ class LoginService:
             return _unavailable(me)
         if ask_user and me is None:
             return Unavailable(Reason.INTERNAL, "user not looked up")
-        if credentials.certificate_only:
+        if credentials.certificate_only and target.bind_identity:
             named = client_certificate.names(credentials.certificate_pem or "")
             if me is None or named.isdisjoint({me.user.username, me.user.email}):
                 return Denied(Reason.IDENTITY_MISMATCH, "the session is not the certificate's user's")
@@ -221,6 +316,8 @@ class LoginService:
             attributes=access.attributes,
             used_code=result.code_accepted,
             used_push=result.push_accepted,
+            email=me.user.email if me is not None else None,
+            groups=tuple(group.name for group in me.user.groups) if me is not None else (),
         )
 
     async def logout(self, session: CoreSession, flow_slug: str | None, client_ip: str) -> bool:
@@ -278,6 +375,16 @@ class LoginService:
         except Exception as error:
             _log_defect("warm-up failed unexpectedly", error)
 
+    def _execution(self, run: _Run, deadline: float, cookies: Mapping[str, str] | None = None) -> FlowClient:
+        return self._client(
+            endpoint.bare_address(run.credentials.client_ip),
+            run.target.flow_slug,
+            run.target.protocol,
+            deadline,
+            certificate_pem=run.credentials.certificate_pem,
+            cookies=cookies,
+        )
+
     def _client(
         self,
         client_ip: str,
@@ -304,6 +411,35 @@ class LoginService:
             cookies=cookies,
             warm_up=warm_up,
         )
+
+
+@dataclass
+class _Run:
+    """One login between two pauses."""
+
+    target: LoginTarget
+    credentials: Credentials
+    solver: Solver
+    person: Person | None
+    progress: Progress
+    expires: float
+
+    def standing(self, execution: FlowClient, challenge: Challenge) -> Standing:
+        """Everything that is needed to go on later."""
+        assert self.person is not None
+        standing = Standing(
+            target=self.target,
+            credentials=self.credentials,
+            solver=self.solver,
+            person=self.person,
+            progress=self.progress,
+            cookies=execution.cookies.copy(),
+            challenge=challenges.encode_challenge(challenge),
+            question=Question("", True, QuestionKind.CODE, 0.0),
+            expires=self.expires,
+        )
+        standing.forget_used()
+        return standing
 
 
 async def _nothing() -> None:

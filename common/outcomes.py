@@ -182,5 +182,5 @@ class Paused(ABC):
     def sealed(self, binding: bytes = b"") -> bytes | None:
         """Everything that is needed to go on elsewhere, encrypted; None if it can go on only here.
 
-        After this the object here counts as used. ``binding`` must be the same at ``restore``.
+        ``binding`` must be the same at ``restore``. Whoever has put the sealed form away drops this object.
         """
