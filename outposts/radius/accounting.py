@@ -282,10 +282,10 @@ class Accounting:
             recorded = await self.record(request.packet, request.provider, request.peer, self._clock())
         except NotRecorded as error:
             metrics.radius_accounting_failures.labels("not_recorded").inc()
-            return Silence("accounting_not_recorded", str(error))
+            return Silence("accounting_not_recorded", message=str(error))
         if recorded is None:
             metrics.radius_accounting_failures.labels("no_status").inc()
-            return Silence("accounting_without_status")
+            return Silence("accounting_without_status", again=False)
         return Answer(Code.ACCOUNTING_RESPONSE, username=recorded.report.user_name)
 
     async def record(
