@@ -119,6 +119,56 @@ bind_throttled = Counter(
 )
 
 # Ours: RADIUS accounting, disconnecting, RadSec.
+radius_requests_seconds = Histogram(
+    "authentik_outpost_radius_request_duration_seconds",
+    "Time of a RADIUS request, from its arrival to its reply or to silence.",
+    ("outpost_name", "app"),
+)
+radius_rejected = Counter(
+    "authentik_outpost_radius_requests_rejected_total",
+    "Access-Rejects, by reason.",
+    ("outpost_name", "reason", "app"),
+)
+radius_requests = Counter(
+    "authentik_outpost_radius_requests_total",
+    "RADIUS requests that were taken. code: of the request; result: accept, reject, challenge, response, silence.",
+    ("outpost_name", "app", "code", "result"),
+)
+radius_dropped = Counter(
+    "authentik_outpost_radius_dropped_total",
+    "RADIUS packets that got no reply, by reason.",
+    ("outpost_name", "reason"),
+)
+radius_duplicates = Counter(
+    "authentik_outpost_radius_duplicates_total",
+    "Copies of a recent packet: answered with the same octets again, or dropped while the first is being worked on.",
+)
+radius_inflight = Gauge("authentik_outpost_radius_inflight", "RADIUS requests in progress.")
+radius_eap_sessions = Gauge(
+    "authentik_outpost_radius_eap_sessions", "EAP conversations that wait for their next packet."
+)
+radius_challenges = Gauge("outposts_radius_challenges", "Logins that wait for a person's answer to Access-Challenge.")
+radius_unsigned = Counter(
+    "authentik_outpost_radius_without_message_authenticator_total",
+    "Access-Requests that were taken without Message-Authenticator.",
+)
+radius_config_errors = Gauge(
+    "authentik_outpost_radius_config_errors",
+    "What cannot be used of the RADIUS providers' records (networks, secrets, certificates), at the last refresh.",
+)
+radius_mapping_errors = Counter(
+    "outposts_radius_mapping_errors_total",
+    "Logins that passed and for which the core could not make reply attributes.",
+    ("app",),
+)
+radius_throttled = Counter(
+    "outposts_radius_throttled_total",
+    "Logins that met a limit on failures. kind: account (at its client), nas, delayed.",
+    ("kind",),
+)
+radius_forwarded = Counter(
+    "outposts_radius_forwarded_total", "Packets of a conversation that another worker holds, passed on to it."
+)
 radius_accounting_reports = Counter(
     "outposts_radius_accounting_requests_total",
     "Accounting requests recorded. status: start, stop, interim_update, accounting_on, accounting_off and so on.",
@@ -176,6 +226,10 @@ GAUGE_RULES: Mapping[str, str] = {
     "outposts_uid_collisions": SUPERVISOR,
     "outposts_followers": SUM,
     "outposts_bind_cache_entries": SUM,
+    "authentik_outpost_radius_inflight": SUM,
+    "authentik_outpost_radius_eap_sessions": SUM,
+    "outposts_radius_challenges": SUM,
+    "authentik_outpost_radius_config_errors": SUPERVISOR,
     "outposts_radius_sessions": SUM,
     "outposts_radius_logins_remembered": SUM,
     "outposts_workers_listening": SUPERVISOR,
