@@ -7,8 +7,12 @@ them for the documentation; ``text()`` is what ``/metrics`` answers.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from collections import Counter as Counts
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 from prometheus_client import (
     REGISTRY,
@@ -20,6 +24,66 @@ from prometheus_client import (
 )
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the core's own outposts have no "_created" series
+
+GATHERED = 1024  # values of one histogram that wait to be counted: 8 KiB, counted within 0.2 ms
+
+
+class Gathered:
+    """One histogram (with its labels) for what happens many thousand times a second: counts values many at once.
+
+    A histogram takes two locks and a walk over its buckets per value. To be told values from one thread only; whoever
+    collects the metrics sees all of them.
+    """
+
+    _all: ClassVar[WeakSet[Gathered]] = WeakSet()
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram: Any = histogram  # its parts are looked at below
+        self._waiting: list[float] = []
+        self._all.add(self)
+
+    def __del__(self) -> None:
+        self.count()
+
+    def observe(self, value: float) -> None:
+        """As the histogram's own."""
+        waiting = self._waiting
+        waiting.append(value)
+        if len(waiting) >= GATHERED:
+            self.count()
+
+    def count(self) -> None:
+        """Tell the histogram what was gathered."""
+        values, self._waiting = self._waiting, []
+        if not values:
+            return
+        bounds = self._histogram._upper_bounds
+        places = Counts(bisect_left(bounds, value) for value in values)
+        for place, times in places.items():
+            self._histogram._buckets[place].inc(times)
+        self._histogram._sum.inc(math.fsum(values))
+
+    @classmethod
+    def count_all(cls) -> None:
+        """Tell all histograms."""
+        for gathered in list(cls._all):
+            gathered.count()
+
+
+class _Before:
+    """Stands first in the registry: whoever collects it, in whatever way, first has everything counted."""
+
+    def describe(self) -> list[Any]:
+        """Nothing."""
+        return []
+
+    def collect(self) -> list[Any]:
+        """Nothing."""
+        Gathered.count_all()
+        return []
+
+
+REGISTRY.register(_Before())
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     def new_loop() -> asyncio.AbstractEventLoop:
         from twisted.internet.main import installReactor
 
-        from outposts.ldap.server import LoopReactor
+        from common.reactor import LoopReactor
 
         loop = daemon.new_loop()
         reactor = LoopReactor(loop)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from common import logs, metrics
 from common.client_certificate import ClientCertificate
 from common.outcomes import Reason
-from outposts.ldap import controls, extended, prepared, routing, sasl
+from outposts.ldap import controls, extended, routing, sasl
 from outposts.ldap.auth import Authenticator, BindAnswer, Identity, Peer, refused
 from outposts.ldap.ber import encode_integer
 from outposts.ldap.bound import BoundConnections
@@ -80,7 +80,7 @@ class Wire(Protocol):
 
 
 class Observer(Protocol):
-    """Where finished requests are counted and logged (``observe.Observations``). ``started``: ``time.perf_counter``."""
+    """Where finished requests are counted and logged (``observe.Observations``). ``started``: ``time.monotonic``."""
 
     def bind(self, client_ip: str, name: bytes, answer: BindAnswer, started: float) -> None:
         """A bind was answered."""
@@ -155,28 +155,24 @@ class Connection:
 
     def received(self, data: bytes) -> None:
         """Bytes from the client."""
-        self.last_heard = time.monotonic()
-        if self.session.is_quiet and self._answered_at_once(data):
+        self.last_heard = now = time.monotonic()
+        if self.session.is_quiet and self._answered_at_once(data, now):
             return
         self._serve(self.session.receive(data))
 
-    def _answered_at_once(self, data: bytes) -> bool:
+    def _answered_at_once(self, data: bytes, started: float) -> bool:
         """Whether the bytes are one search that was prepared, and now answered (``prepared``)."""
         identity = self.session.identity
         if identity is None or self._streams or self._backlog or self.is_blocked or self._closing:
             return False
-        started = time.perf_counter()
         desk = self.desk
         try:
             known = desk.searches.prepared(identity, desk.providers)
-            message = prepared.split(data) if known is not None else None
-            if known is None or message is None or message.message_id == 0:
-                return False
-            answer = known[0].answer(message)
+            answer = known[0].reply(data) if known is not None else None
         except Exception:
             log.exception("prepared search failed unexpectedly", client=self.client_ip)
             return False
-        if answer is None:
+        if answer is None or known is None:
             return False
         octets, count = answer
         self._wire.send(octets)
@@ -341,7 +337,7 @@ class Connection:
     def _bind(self, request: BindRequest) -> None:
         """RFC 4511 §4.2. The session has made the connection anonymous; it stays so unless the bind succeeds."""
         self._leave()
-        started = time.perf_counter()
+        started = time.monotonic()
         certificate = self._wire.client_certificate() if isinstance(request.authentication, Sasl) else None
         peer = Peer(self.client_ip, self.session.secure, certificate)
         answer = self.desk.authenticator.at_once(request, peer, self.desk.providers)
@@ -392,7 +388,7 @@ class Connection:
 
     def _search(self, request: SearchRequest) -> None:
         """RFC 4511 §4.5: at once from a snapshot, or beside other requests when the core has to be asked."""
-        started = time.perf_counter()
+        started = time.monotonic()
         desk = self.desk
         mechanisms = self._mechanisms() if not request.base else ()
         answer = desk.searches.begin(request, self.session.identity, desk.providers, mechanisms)
@@ -457,7 +453,7 @@ class Connection:
         """Write results until the client stops reading or the slice of time is used up."""
         if self._pump_due:
             return
-        until = time.perf_counter() + SLICE_S
+        until = time.monotonic() + SLICE_S
         while self._streams and not self._held():
             stream = self._streams[0]
             try:
@@ -465,7 +461,7 @@ class Connection:
                     self._wire.send(chunk)
                     if self._held():
                         return
-                    if time.perf_counter() > until:
+                    if time.monotonic() > until:
                         self._pump_due = True
                         asyncio.get_running_loop().call_soon(self._pump_again)
                         return
@@ -545,7 +541,7 @@ class Connection:
 
     def _compare(self, request: CompareRequest) -> None:
         """RFC 4511 §4.10."""
-        started = time.perf_counter()
+        started = time.monotonic()
         answer = self.desk.searches.compare(request, self.session.identity, self.desk.providers)
         if isinstance(answer, ResultCode):
             self._compared(request, answer, started)
@@ -562,7 +558,7 @@ class Connection:
 
     def _write(self, request: AddRequest | ModifyRequest | DeleteRequest | ModifyDNRequest) -> None:
         """The directory is the core's: nothing is written through LDAP."""
-        started = time.perf_counter()
+        started = time.monotonic()
         bound = self.session.identity is not None
         code = ResultCode.UNWILLING_TO_PERFORM if bound else ResultCode.INSUFFICIENT_ACCESS_RIGHTS
         try:
@@ -575,7 +571,7 @@ class Connection:
 
     def _extended(self, request: ExtendedRequest) -> None:
         """RFC 4511 §4.12. An accepted StartTLS turns the wire to TLS right behind its answer."""
-        started = time.perf_counter()
+        started = time.monotonic()
         session = self.session
         identity = session.identity
         view = extended.View(

@@ -29,11 +29,11 @@ lines = logs.RequestLines("ldap")
 
 
 class Observations:
-    """Counts and logs. ``outpost_name`` is set at each refresh. ``started`` everywhere is of ``time.perf_counter``."""
+    """Counts and logs. ``outpost_name`` is set at each refresh. ``started`` everywhere is of ``time.monotonic``."""
 
     def __init__(self) -> None:
         self._outpost_name = ""
-        self._histograms: dict[tuple[str, str], Any] = {}
+        self._histograms: dict[tuple[str, str], metrics.Gathered] = {}
 
     @property
     def outpost_name(self) -> str:
@@ -49,7 +49,7 @@ class Observations:
     def bind(self, client_ip: str, name: bytes, answer: BindAnswer, started: float) -> None:
         """A bind was answered."""
         app = answer.provider.application_slug if answer.provider is not None else ""
-        took = time.perf_counter() - started
+        took = time.monotonic() - started
         self._observe("bind", app, took)
         if answer.reason:
             self._rejected("bind", answer.label, app)
@@ -63,7 +63,7 @@ class Observations:
         self, client_ip: str, identity: Identity | None, request: SearchRequest, result: routing.Result, started: float
     ) -> None:
         """A search was answered."""
-        took = time.perf_counter() - started
+        took = time.monotonic() - started
         app = result.app
         self._observe("search", app, took)
         if result.reason:
@@ -89,7 +89,7 @@ class Observations:
     ) -> None:
         """A search was answered without decoding ``data``, its whole message: decode it only for a line."""
         if not log.enabled("info"):
-            self._observe("search", app, time.perf_counter() - started)
+            self._observe("search", app, time.monotonic() - started)
             return
         request = decode_request(data)
         if isinstance(request, SearchRequest):
@@ -98,7 +98,7 @@ class Observations:
 
     def other(self, client_ip: str, kind: str, identity: Identity | None, code: int, started: float) -> None:
         """Any other request was answered."""
-        took = time.perf_counter() - started
+        took = time.monotonic() - started
         self._observe(kind, "", took)
         if log.enabled("info"):
             self._line(kind, identity.dn if identity is not None else "", client_ip, took, code)
@@ -122,7 +122,8 @@ class Observations:
     def _observe(self, kind: str, app: str, took: float) -> None:
         histogram = self._histograms.get((kind, app))
         if histogram is None:
-            histogram = self._histograms[kind, app] = metrics.ldap_requests.labels(self._outpost_name, kind, app)
+            of_kind = metrics.ldap_requests.labels(self._outpost_name, kind, app)
+            histogram = self._histograms[kind, app] = metrics.Gathered(of_kind)
         histogram.observe(took)
 
     def _rejected(self, kind: str, reason: str, app: str) -> None:

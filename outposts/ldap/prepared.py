@@ -34,7 +34,11 @@ MAX_PREPARED = 64  # questions of one snapshot; an application has a handful. Ea
 MAX_TRIES = 4096  # searches that found no room before all are dropped to make it: old questions go, at little cost
 MAX_QUESTION = 2048  # octets; longer questions are rare and are not worth comparing
 MAX_SIZE_LIMIT = FEW_ENTRIES  # a client's size limit below this may be met: the general way counts
+MAX_FRAMES = 1024  # message outlines of one snapshot; each is some 200 bytes and there is one per length of a value
+MAX_HEADS = 8192  # entry headers remembered, 150 bytes each; a directory has one per size of an entry
 DONE = b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"  # SearchResultDone: success, no matchedDN, no text (RFC 4511 §4.5.2)
+# The first octets of a message with DONE, by the length of the message id's element (three to six octets).
+DONE_HEADS = tuple(bytes((SEQUENCE, size + len(DONE))) for size in range(8))
 SEARCH_TAG = int(Tag.SEARCH_REQUEST)
 
 
@@ -42,8 +46,26 @@ class Message(NamedTuple):
     """A whole search request without controls, taken apart as far as needed to compare it."""
 
     message_id: int
+    start: int  # of the message id's element in the message
     identifier: bytes  # message id as INTEGER, tag and length included
     question: bytes  # content of the SearchRequest
+
+
+class Frame(NamedTuple):
+    """The outline of a whole message with a prepared search: everything but the digits of its id and the value.
+
+    A message of the same length with the same octets at the same places has every length and tag at the same place, so
+    it is that search with another id and another value.
+    """
+
+    head: bytes  # up to and with the length of the message id
+    start: int  # of the message id's element
+    end: int  # of it
+    body: bytes  # from there to the value
+    value: int  # where the value starts
+    stop: int  # where it ends
+    tail: bytes  # from there to the end
+    prepared: Prepared
 
 
 class Prepared:
@@ -78,15 +100,25 @@ class Prepared:
         if not normalised:
             return None
         place = self._index.place(normalised)
-        done = bytes((SEQUENCE, len(identifier) + 9)) + identifier + DONE
         if place < 0:
-            return done, 0
+            return DONE_HEADS[len(identifier)] + identifier + DONE, 0
         numbers = self._index.numbers(place)
-        if len(numbers) > FEW_ENTRIES:
-            return None
         allowed = self._allowed
         stores = self._stores
         compiled = self._compiled
+        if len(numbers) == 1 and compiled.everything and (number := numbers[0]) in allowed:
+            # What nearly all are: one entry, all of it.
+            store = stores[number >> KIND_SHIFT]  # type: ignore[index]
+            slot = number & SLOT_MASK
+            starts = store.starts
+            start, stop = starts[slot], starts[slot + 1]
+            suffix = store.suffix
+            first, operation = _entry_heads(stop - start + len(suffix), len(identifier))
+            ending = DONE_HEADS[len(identifier)]
+            return b"".join((first, identifier, operation, store.data[start:stop], suffix, ending, identifier, DONE)), 1
+        if len(numbers) > FEW_ENTRIES:
+            return None
+        done = DONE_HEADS[len(identifier)] + identifier + DONE
         pieces: list[bytes | memoryview] = []
         count = 0
         for number in numbers:
@@ -128,23 +160,54 @@ class Prepared:
 class PreparedSearches:
     """The prepared searches of one snapshot, by the length of the question."""
 
-    __slots__ = ("_by_length", "_count", "_tries")
+    __slots__ = ("_by_length", "_count", "_frame_count", "_frames", "_tries")
 
     def __init__(self) -> None:
         self._by_length: dict[int, list[Prepared]] = {}
+        self._frames: dict[int, list[Frame]] = {}  # by the length of the whole message
+        self._frame_count = 0
         self._count = 0
         self._tries = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def answer(self, message: Message) -> tuple[bytes, int] | None:
-        """The answer to a question that was prepared, or None."""
-        question = message.question
+    def reply(self, data: bytes) -> tuple[bytes, int] | None:
+        """The answer to a whole message, a question that was prepared, and the number of entries in it; or None."""
+        for head, start, end, body, value, stop, tail, prepared in self._frames.get(len(data), ()):
+            if (
+                data.startswith(body, end)
+                and data.startswith(head)
+                and data.endswith(tail)
+                and 0 < data[start + 2] < 128
+            ):
+                return prepared.answer(data[start:end], data[value:stop])
+        message = split(data)
+        if message is None or message.message_id == 0:
+            return None
+        prepared_one = self._find(message.question)
+        if prepared_one is None:
+            return None
+        self._outline(data, message, prepared_one)
+        return prepared_one.answer(message.identifier, message.question[prepared_one.start : prepared_one.end])
+
+    def _find(self, question: bytes) -> Prepared | None:
         for prepared in self._by_length.get(len(question), ()):
             if question.startswith(prepared.prefix) and question.endswith(prepared.suffix):
-                return prepared.answer(message.identifier, question[prepared.start : prepared.end])
+                return prepared
         return None
+
+    def _outline(self, data: bytes, message: Message, prepared: Prepared) -> None:
+        """Remember what messages with this search look like."""
+        if self._frame_count >= MAX_FRAMES:
+            self._frames.clear()
+            self._frame_count = 0
+        begin = len(data) - len(message.question)
+        start, end = message.start, message.start + len(message.identifier)
+        value, stop = begin + prepared.start, begin + prepared.end
+        frame = Frame(data[: start + 2], start, end, data[end:value], value, stop, data[stop:], prepared)
+        self._frames.setdefault(len(data), []).append(frame)
+        self._frame_count += 1
 
     def prepare(self, snapshot: Snapshot, request: SearchRequest) -> None:
         """Remember a search that was answered successfully from ``snapshot``, if it is of a kind that pays."""
@@ -153,11 +216,27 @@ class PreparedSearches:
             if self._tries < MAX_TRIES:
                 return
             self._by_length.clear()
-            self._count = self._tries = 0
+            self._frames.clear()
+            self._frame_count = self._count = self._tries = 0
         prepared = prepare(snapshot, request)
         if prepared is not None:
             self._by_length.setdefault(len(request.raw), []).append(prepared)
             self._count += 1
+
+
+_heads: dict[int, tuple[bytes, bytes]] = {}
+
+
+def _entry_heads(size: int, id_size: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the id of a SearchResultEntry; ``size``: bytes of its name and attributes."""
+    key = size << 3 | id_size
+    known = _heads.get(key)
+    if known is None:
+        if len(_heads) >= MAX_HEADS:
+            _heads.clear()
+        operation = b"d" + length_of(size)
+        known = _heads[key] = b"0" + length_of(id_size + len(operation) + size), operation
+    return known
 
 
 def prepared_of(snapshot: Snapshot) -> PreparedSearches:
@@ -182,12 +261,12 @@ def split(data: bytes) -> Message | None:
     if not 0 < length <= 4 or behind + 2 > size:
         return None
     first = data[at + 2]
-    if first > 0x7F or (first == 0 and length > 1) or data[behind] != SEARCH_TAG:
+    if first > 0x7F or (first == 0 and length > 1 and data[at + 3] < 0x80) or data[behind] != SEARCH_TAG:
         return None
     begin = _content(data, behind + 1, size)
     if begin == 0:
         return None
-    return Message(int.from_bytes(data[at + 2 : behind], "big"), data[at:behind], data[begin:])
+    return Message(int.from_bytes(data[at + 2 : behind], "big"), at, data[at:behind], data[begin:])
 
 
 def _content(data: bytes, at: int, size: int) -> int:

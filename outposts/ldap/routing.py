@@ -212,10 +212,17 @@ class Searches:
 
     def prepared(self, identity: Identity, providers: Providers) -> tuple[PreparedSearches, str] | None:
         """Searches that this connection may ask by their octets, and the application; None if it has to be asked."""
+        if identity.viewer.full:
+            known: tuple[PreparedSearches, str] | None = providers.prepared.get(identity.provider_pk)
+            if known is not None:
+                return known
         own = providers.by_pk.get(identity.provider_pk)
         if own is None or own.snapshot is None or not own.settings.search_cached:
             return None
-        return prepared_of(_seen(own.snapshot, identity)), own.settings.application_slug
+        found = prepared_of(_seen(own.snapshot, identity)), own.settings.application_slug
+        if identity.viewer.full:
+            providers.prepared[identity.provider_pk] = found
+        return found
 
     def _run(
         self,

@@ -1,4 +1,4 @@
-"""Where sockets meet the rules: the reactor, listeners, and one ``Wire`` per socket that feeds a ``Connection``.
+"""Where sockets meet the rules: listeners, and one ``Wire`` per socket that feeds a ``Connection``.
 
 * An answer is written straight to the socket when nothing waits there. Twisted's own path (a writer registered with the
   loop, one more turn of it, two more system calls) would cost more than the search itself. What the socket does not
@@ -20,7 +20,6 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet._newtls import _BypassTLS
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IOpenSSLServerConnectionCreator,
@@ -44,38 +43,6 @@ log = logs.get_logger("ldap")
 _bypass: Any = _BypassTLS
 RENEW_BEFORE_S = 30 * 86_400.0  # of a self-signed certificate's end: clients' clocks may be ahead
 SWEEP_S = 1.0  # seconds between looks at silent and stuck connections; their limits are tens of seconds
-
-
-class LoopReactor(AsyncioSelectorReactor):
-    """Twisted's reactor on the asyncio loop, without the logging context that it builds around each event.
-
-    The context (a dictionary and two calls per readable socket) serves Twisted's own log prefixes; nobody sees them.
-    """
-
-    def addReader(self, reader: Any) -> None:
-        """Watch for readable; as in the parent, for sockets."""
-        if reader not in self._readers:
-            fd = reader.fileno()
-            self._asyncioEventloop.add_reader(fd, self._readOrWrite, reader, True)
-            self._readers[reader] = fd
-
-    def addWriter(self, writer: Any) -> None:
-        """Watch for writable; as in the parent, for sockets."""
-        if writer not in self._writers:
-            fd = writer.fileno()
-            self._asyncioEventloop.add_writer(fd, self._readOrWrite, writer, False)
-            self._writers[writer] = fd
-
-    def dispose(self) -> None:
-        """Free what the reactor itself holds, when the loop ends."""
-        internal: Any = self._internalReaders
-        timer: Any = self._timerHandle
-        self.removeAll()  # type: ignore[no-untyped-call]
-        for reader in list(internal):
-            internal.discard(reader)
-            reader.connectionLost(None)
-        if timer is not None:
-            timer.cancel()
 
 
 @dataclass(frozen=True)
@@ -131,7 +98,7 @@ class Server:
             # The port keeps a duplicate of the socket.
             with opened:
                 bound.append((listener, *name_of(opened)))
-                port = self.reactor.adoptStreamPort(opened.fileno(), opened.family, _Factory(self, listener))
+                port = self.reactor.adopt(opened.fileno(), opened.family, _Factory(self, listener))
             self._ports.append(port)
         if self._sweeper is None:
             self._sweep()

@@ -23,6 +23,7 @@ from common.cache import Configuration
 from common.errors import OutpostError
 from common.outcomes import LoginTarget
 from common.published import Area
+from common.reactor import LoopReactor
 from common.sealed import SealedFile
 from common.service import DaemonContext
 from common.throttle import ThrottleLimits
@@ -42,7 +43,7 @@ from outposts.ldap.providers import Provider, ProviderError, Providers, Provider
 from outposts.ldap.refresh import Loaded, Loader, ThreadLoader, UserStates
 from outposts.ldap.rfc import ResultCode
 from outposts.ldap.routing import Searches
-from outposts.ldap.server import Limits, LoopReactor, Server
+from outposts.ldap.server import Limits, Server
 from outposts.ldap.session import SessionLimits
 
 log = logs.get_logger("ldap")

@@ -14,11 +14,11 @@ import msgspec
 
 from common.cache import Configuration
 from common.published import publish
+from common.reactor import LoopReactor
 from common.service import DaemonContext
 from common.worker import Published
 from common.workers import Publisher
 from outposts.ldap.directory import Snapshot
-from outposts.ldap.server import LoopReactor
 from outposts.ldap.service import LDAPService, process_loader
 from outposts.ldap.stored import StoredError
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 
 from common import metrics
 from common.metrics import METRICS, name_of
@@ -76,3 +77,39 @@ def test_text_has_the_prometheus_format() -> None:
     assert "# TYPE outposts_bind_cache_lookups_total counter" in text
     assert 'outposts_bind_cache_lookups_total{result="hit"}' in text
     assert "_created" not in text
+
+
+@pytest.mark.parametrize("count", [0, 1, metrics.GATHERED - 1, metrics.GATHERED, 2 * metrics.GATHERED + 7])
+def test_gathered_values_are_all_counted(count: int) -> None:
+    """Whoever collects sees what the histogram itself would have shown, in every bucket and in the sum."""
+    registry = CollectorRegistry()
+    one = Histogram("one", "one by one", ("kind",), registry=registry, buckets=(0.001, 0.01, 0.1))
+    many = Histogram("many", "gathered", ("kind",), registry=registry, buckets=(0.001, 0.01, 0.1))
+    gathered = metrics.Gathered(many.labels("x"))
+    for number in range(count):
+        value = (number % 7) / 40 if number % 3 else 0.001  # on a bound, between them and above the last
+        one.labels("x").observe(value)
+        gathered.observe(value)
+    metrics.text()  # the registry of the process: counts everything first
+    one.labels("x")
+
+    def shown(name: str) -> list[tuple[Any, ...]]:
+        family = next(family for family in registry.collect() if family.name == name)
+        return [
+            (sample.name.removeprefix(name), sample.labels, round(sample.value, 9))
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        ]
+
+    assert shown("many") == shown("one")
+    assert {name: value for name, labels, value in shown("many") if "le" not in labels}.get("_count") == count
+
+
+def test_gathered_values_outlive_the_gatherer() -> None:
+    """A gatherer that nobody needs any more leaves nothing uncounted."""
+    registry = CollectorRegistry()
+    histogram = Histogram("one", "one", registry=registry)
+    gathered = metrics.Gathered(histogram)
+    gathered.observe(1.0)
+    del gathered
+    assert registry.get_sample_value("one_count") == 1

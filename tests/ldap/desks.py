@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from common.client_certificate import ClientCertificate
+from common.reactor import LoopReactor
 from common.setting_values import ListenAddress
 from common.tls import self_signed
 from outposts.ldap.auth import Authenticator, BindAnswer, Identity
@@ -26,7 +27,7 @@ from outposts.ldap.filter_text import parse_text
 from outposts.ldap.messages import BindRequest, Request, Response, SearchRequest, Simple
 from outposts.ldap.providers import Provider, Providers
 from outposts.ldap.routing import Result, Searches
-from outposts.ldap.server import Limits, LoopReactor, Server
+from outposts.ldap.server import Limits, Server
 from outposts.ldap.session import SessionLimits
 from tests import factories
 from tests.ldap.binds import ALICE, Login, b, settings, until

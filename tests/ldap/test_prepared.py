@@ -59,6 +59,13 @@ def general(seen: Snapshot, request: SearchRequest) -> bytes:
     return b"".join(answer.chunks) + encode_result(request.message_id, 0x65, answer.final_code)
 
 
+def asked(known: PreparedSearches, data: bytes) -> tuple[bytes, int] | None:
+    """The answer, by taking the message apart and by the outline that this leaves behind: the same."""
+    first = known.reply(data)
+    assert known.reply(data) == first
+    return first
+
+
 SHAPES = [
     "(cn={})",
     "(sAMAccountName={})",
@@ -87,7 +94,7 @@ def test_the_same_octets(directory: Snapshot, shape: str, attributes: tuple[byte
             message = prepared.split(data)
             assert message is not None
             assert message.message_id == 77_000
-            answer = known.answer(message)
+            answer = asked(known, data)
             if len(other.encode()) != len(first.encode()):
                 assert answer is None
             elif answer is not None:
@@ -107,9 +114,8 @@ def test_any_value(value: bytes, attribute: str) -> None:
     known.prepare(seen, request)
     changed = request.raw.replace(first.encode(), (value * 40)[: len(first.encode())].ljust(len(first.encode())))
     data = prepared._message(9, changed)
-    message = prepared.split(data)
-    assert message is not None
-    answer = known.answer(message)
+    assert prepared.split(data) is not None
+    answer = asked(known, data)
     if answer is not None:
         assert answer[0] == general(seen, decoded(data))
 
@@ -145,7 +151,7 @@ def test_many_hits_take_the_general_way() -> None:
     known.prepare(seen, decoded(question("(displayName=Alice Example)")))
     request = decoded(question("(homeDirectory=/home/user1)"))
     known.prepare(seen, request)
-    assert known.answer(prepared.split(question("(ak-active=TRUE)")) or pytest.fail("no search")) is None
+    assert asked(known, question("(ak-active=TRUE)")) is None
 
 
 def test_the_value_is_found_where_it_stands(directory: Snapshot) -> None:
@@ -155,9 +161,7 @@ def test_the_value_is_found_where_it_stands(directory: Snapshot) -> None:
         request = decoded(question(text, base=f"ou=users,{b}".encode()))
         known.prepare(directory, request)
         for data in (question(text, base=f"ou=users,{b}".encode()), question(text)):
-            message = prepared.split(data)
-            assert message is not None
-            answer = known.answer(message)
+            answer = asked(known, data)
             if answer is not None:
                 assert answer[0] == general(directory, decoded(data))
 
@@ -188,7 +192,8 @@ def test_split_never_raises(data: bytes) -> None:
     if message is not None:
         known = PreparedSearches()
         known.prepare(snapshot(), decoded(whole))
-        answer = known.answer(message)
+        known.reply(whole)  # leaves its outline
+        answer = asked(known, bytes(damaged))
         if answer is not None:
             assert answer[0] == general(snapshot(), decoded(bytes(damaged)))
 
@@ -237,3 +242,41 @@ async def test_a_defect_is_not_the_clients_business() -> None:
     room.desk.searches.prepared = broken  # type: ignore[assignment]
     connection.received(question("(cn=alice)", 4))
     assert codes(paper) == [0, 0]
+
+
+@pytest.mark.parametrize("message_id", [1, 127, 128, 255, 256, 65_535, 2**31 - 1])
+def test_an_outline_fits_any_message_id(directory: Snapshot, message_id: int) -> None:
+    """Ids of one to four octets, also where the id's octets stand in the lengths before it."""
+    known = PreparedSearches()
+    known.prepare(directory, decoded(question("(cn=alice)")))
+    for attributes in ((), tuple(b"x" * 25 for _ in range(9))):
+        if attributes:
+            known.prepare(directory, decoded(question("(cn=alice)", attributes=attributes)))
+        for name in ("alice", "bobby", "ALICE"):
+            data = question(f"(cn={name})", message_id, attributes=attributes)
+            answer = asked(known, data)
+            assert answer is not None
+            assert answer[0] == general(directory, decoded(data))
+
+
+@pytest.mark.parametrize("octets", [b"\x00", b"\x80", b"\xff"])
+def test_an_outline_wants_a_positive_id(directory: Snapshot, octets: bytes) -> None:
+    """An id of zero or below is for the general way, which ends the connection."""
+    known = PreparedSearches()
+    known.prepare(directory, decoded(question("(cn=alice)")))
+    assert asked(known, question("(cn=alice)")) is not None
+    assert known.reply(question("(cn=alice)").replace(b"\x02\x01\x05", b"\x02\x01" + octets, 1)) is None
+
+
+def test_outlines_are_bounded(directory: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many ids and values leave a bounded number of outlines."""
+    monkeypatch.setattr(prepared, "MAX_FRAMES", 4)
+    known = PreparedSearches()
+    known.prepare(directory, decoded(question("(cn=alice)")))
+    for message_id in [1, 300, 70_000, 2**30] * 5:
+        for padding in (0, 1):
+            data = question("(cn=alice)", message_id)
+            if padding:
+                data = b"0\x81" + data[1:]
+            assert asked(known, data) is not None
+            assert known._frame_count <= 4

@@ -15,12 +15,12 @@ import pytest
 
 from common.cache import Configuration
 from common.errors import CoreUnavailable
+from common.reactor import LoopReactor
 from common.records import LDAPProvider, OutpostRecord, RootConfig
 from common.service import DaemonContext
 from common.settings import load
 from outposts.ldap import refresh
 from outposts.ldap.connection import Connection
-from outposts.ldap.server import LoopReactor
 from outposts.ldap.service import LDAPService
 from tests import factories
 from tests.ldap.binds import ALICE, B, Login, until
