@@ -39,6 +39,7 @@ class Reason(StrEnum):
     CORE_REFUSED = "core_refused"  # 4xx where none is expected: flow or provider gone, token refused
     FLOW_ERROR = "flow_error"  # ak-stage-flow-error: an exception inside the core
     NONSENSE = "nonsense"  # an answer of the wrong type or shape
+    STORE_UNAVAILABLE = "store_unavailable"  # the store that replicas share does not answer
     INTERNAL = "internal"  # a defect of ours; never a success
 
 

@@ -145,6 +145,8 @@ LEVELS: dict[str, int] = {
     "outposts.radius.request": 2,
     "outposts.radius.intake": 2,
     "outposts.radius.replies": 2,
+    "outposts.radius.attributes": 1,
+    "outposts.radius.challenge": 3,
     "outposts.radius.auth": 3,
     "outposts.radius.observe": 3,
     "outposts.radius.desk": 4,
