@@ -50,8 +50,12 @@ def of_peer(leaf: x509.Certificate, sent: Iterable[x509.Certificate]) -> ClientC
     return ClientCertificate(pem, tuple(text for text in map(_pem, sent) if text != pem))
 
 
-def trusted(certificate: ClientCertificate, issuers_pem: str, now: datetime.datetime) -> bool:
+def trusted(
+    certificate: ClientCertificate, issuers_pem: str, now: datetime.datetime, *, partial_chain: bool = False
+) -> bool:
     """Whether one of the issuers vouches for the certificate as a client's, at ``now``: chain, dates, purpose.
+
+    With ``partial_chain`` an issuer that is no root is trusted as it is.
 
     Raises ``CertificateError`` if ``issuers_pem`` holds no readable certificate: then nobody is trusted, which is not
     the same as no issuers being asked for.
@@ -60,6 +64,8 @@ def trusted(certificate: ClientCertificate, issuers_pem: str, now: datetime.date
     for issuer in chain(issuers_pem):
         store.add_cert(crypto.X509.from_cryptography(issuer))
     store.set_time(now)
+    if partial_chain:
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     try:
         leaf = chain(certificate.pem)[0]
         others = [crypto.X509.from_cryptography(chain(text)[0]) for text in certificate.others]

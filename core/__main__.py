@@ -226,6 +226,7 @@ def _apply(blueprints: Blueprints, settings: CoreSettings) -> None:
     )
     for path in settings.blueprints:
         blueprints.apply_file(path)
+    blueprints.database.renew_outposts()
 
 
 async def _first_password(services: Services, settings: CoreSettings) -> None:

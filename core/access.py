@@ -12,6 +12,7 @@ from core.policies.engine import PolicyEngine
 
 SEARCH_FULL_DIRECTORY = "authentik_providers_ldap.search_full_directory"
 
+PASS_CERTIFICATE = "authentik_stages_mtls.pass_outpost_certificate"  # noqa: S105 - the name of a permission
 VIEW_USER = "authentik_core.view_user"
 VIEW_GROUP = "authentik_core.view_group"
 VIEW_OUTPOST = "authentik_outposts.view_outpost"

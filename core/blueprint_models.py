@@ -159,10 +159,15 @@ _PLAIN: dict[type[Model], ModelRow] = {
     models.StageBinding: ModelRow(models.StageBinding),
     models.PolicyBinding: ModelRow(models.PolicyBinding),
     models.Outpost: ModelRow(models.Outpost, {"_config": "config"}, frozenset({"service_connection"})),
-    models.Brand: ModelRow(models.Brand, ignored=frozenset({"client_certificates"})),
+    models.Brand: ModelRow(models.Brand),
     models.KeyPair: ModelRow(models.KeyPair),
     models.TOTPDevice: ModelRow(models.TOTPDevice),
     models.StaticDevice: ModelRow(models.StaticDevice),
+    models.EmailDevice: ModelRow(models.EmailDevice),
+    models.SMSDevice: ModelRow(models.SMSDevice),
+    models.DuoDevice: ModelRow(models.DuoDevice),
+    models.Prompt: ModelRow(models.Prompt, ignored=frozenset({"promptstage_set"})),
+    models.Invitation: ModelRow(models.Invitation),
 }
 _PROVIDERS: dict[str, type[msgspec.Struct]] = {
     "authentik_providers_ldap.ldapprovider": LDAPOptions,
@@ -181,12 +186,11 @@ OLDER_NAMES = {"authentik_tenants.tenant": "authentik_brands.brand"}
 _NOT_OFFERED_STAGES = (
     "user_write", "user_delete", "prompt", "consent", "redirect", "email", "invitation", "captcha", "source",
     "authenticator_totp", "authenticator_static", "authenticator_sms", "authenticator_duo", "authenticator_webauthn",
-    "authenticator_email", "mtls",
+    "authenticator_email",
 )  # fmt: skip
 NOT_OFFERED = frozenset(
     {f"authentik_stages_{name}.{name.replace('_', '')}stage" for name in _NOT_OFFERED_STAGES}
     | {
-        "authentik_stages_prompt.prompt", "authentik_stages_invitation.invitation",
         "authentik_policies_password.passwordpolicy", "authentik_policies_expiry.passwordexpirypolicy",
         "authentik_policies_geoip.geoippolicy", "authentik_policies_event_matcher.eventmatcherpolicy",
         "authentik_core.applicationentitlement", "authentik_sources_oauth.oauthsource",

@@ -17,7 +17,9 @@ class HTTPRequest:
     """One request. ``query`` is the parsed *inner* query of the executor, the page's own query string.
 
     ``outpost`` is set when the request carried valid outpost headers; ``client_ip`` is then the address they gave.
-    ``target`` is the path with the raw query as it was sent. Values of ``query`` are the last of each name.
+    ``client_certificate`` is the name and text of the header with the client's certificate, only if whoever sent it is
+    trusted with that. ``target`` is the path with the raw query as it was sent. Values of ``query`` are the last of
+    each name.
     """
 
     method: str
@@ -34,6 +36,7 @@ class HTTPRequest:
     outpost: Outpost | None = None
     request_id: str = ""
     session: Any = field(default=None, repr=False)
+    client_certificate: tuple[str, str] | None = field(default=None, repr=False)
 
     @property
     def GET(self) -> dict[str, str]:

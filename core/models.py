@@ -5,6 +5,8 @@ means "not stored yet"; :meth:`core.database.Database.save` fills it in. Referen
 differs by type (options of stages, policies, providers, mappings) is the mapping ``options``, so that a new type needs
 no migration; ``type`` is then the blueprint model name, such as ``authentik_stages_password.passwordstage``.
 
+Devices are in ``devices.py``, what single stages keep in ``stage_models.py``; both are named here too.
+
 Secrets (password hashes, token keys, private keys, one-time codes) are left out of ``repr``.
 Times are Unix seconds as ``float``. A flow and a binding use one UUID both as ``pk`` and as policy-target id.
 """
@@ -13,9 +15,22 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
+from core.devices import DEVICES as DEVICES
+from core.devices import Device as Device
+from core.devices import DuoDevice as DuoDevice
+from core.devices import EmailDevice as EmailDevice
+from core.devices import SMSDevice as SMSDevice
+from core.devices import StaticDevice as StaticDevice
+from core.devices import TOTPDevice as TOTPDevice
 from core.lookups import Related as Related  # part of what a record offers
+from core.model_base import Model as Model
+from core.stage_models import Consent as Consent
+from core.stage_models import FlowToken as FlowToken
+from core.stage_models import Invitation as Invitation
+from core.stage_models import PasswordHistory as PasswordHistory
+from core.stage_models import Prompt as Prompt
 
 INTERNAL = "internal"
 EXTERNAL = "external"
@@ -53,26 +68,6 @@ class Directory(Protocol):
     def effective_groups(self, user: User) -> list[Group]: ...
     def effective_roles(self, user: User) -> list[Role]: ...
     def merged_attributes(self, user: User, brand_attributes: dict[str, Any] | None = None) -> dict[str, Any]: ...
-
-
-class Model:
-    """Base of all records: equal when class and stored ``pk`` are equal, like rows of a database."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    pk: Any
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self) or not isinstance(other, Model):
-            return NotImplemented
-        return self is other or (self.stored and self.pk == other.pk)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.pk)) if self.stored else id(self)
-
-    @property
-    def stored(self) -> bool:
-        """Whether the object has a primary key."""
-        return self.pk not in (None, "")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -371,6 +366,7 @@ class Brand(Model):
     flow_device_code: str | None = None
     default_application: str | None = None
     web_certificate: str | None = None
+    client_certificates: list[str] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -383,42 +379,6 @@ class KeyPair(Model):
     certificate_data: str
     key_data: str = field(default="", repr=False)
     managed: str | None = None
-
-
-@dataclass(kw_only=True, eq=False)
-class TOTPDevice(Model):
-    """A time-based one-time password generator. ``key`` is the secret in hex; ``drift`` and ``last_t`` count steps."""
-
-    pk: int | None = None
-    user: int
-    name: str
-    confirmed: bool = True
-    key: str = field(repr=False)
-    step: int = 30
-    t0: int = 0
-    digits: int = 6
-    tolerance: int = 1
-    drift: int = 0
-    last_t: int = -1
-    throttling_failure_timestamp: float | None = None
-    throttling_failure_count: int = 0
-    created: float = 0.0
-    last_used: float | None = None
-
-
-@dataclass(kw_only=True, eq=False)
-class StaticDevice(Model):
-    """A list of codes that work once each; a used code is removed from ``tokens``."""
-
-    pk: int | None = None
-    user: int
-    name: str
-    confirmed: bool = True
-    tokens: list[str] = field(default_factory=list, repr=False)
-    throttling_failure_timestamp: float | None = None
-    throttling_failure_count: int = 0
-    created: float = 0.0
-    last_used: float | None = None
 
 
 @dataclass(kw_only=True, eq=False)

@@ -18,12 +18,13 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from common.logs import get_logger
 from core import models
 from core.api.base import NO_PERMISSION, Answer, Call, Route
 from core.api.routes import ROUTES
+from core.certificates import OUTPOST_HEADER
 from core.database import Change
 from core.errors import Busy, CorePartError, Forbidden, ValidationFailed
 from core.flows.executor import Executor, Reply, is_local, same_origin
@@ -158,10 +159,22 @@ class Server:
             cookies=cookies,
             brand=self._services.database.brand_for(host),
             outpost=outpost,
+            client_certificate=self._client_certificate(headers, outpost, trusted),
             request_id=_request_id.get(),
             session=session,
         )
         return facts, session
+
+    def _client_certificate(
+        self, headers: MultiMapping[str], outpost: models.Outpost | None, trusted: bool
+    ) -> tuple[str, str] | None:
+        """An outpost's own header with its token, or the one header that the proxy in front is said to set.
+
+        A proxy that adds its header to one that the client sent is not one that sets it: two are as good as none.
+        """
+        name = OUTPOST_HEADER if outpost is not None else self._settings.client_certificate_header
+        texts = headers.getall(name, []) if name and (outpost is not None or trusted) else []
+        return (name, texts[0]) if len(texts) == 1 and texts[0] else None
 
     def _forwarded(self, values: list[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         """The client behind trusted proxies: the last address that is not one of them (RFC 7239 section 8.1)."""

@@ -18,6 +18,8 @@ from core.errors import CoreSettingError
 
 DEFAULT_LISTEN = "127.0.0.1:9080,[::1]:9080"  # loopback until told otherwise
 DEFAULT_TRUSTED_PROXIES = "127.0.0.0/8,::1/128"  # only a proxy on the same machine may name the client
+# As nginx, Envoy and Traefik write it. Only one counts: a proxy overwrites its own header, not those of the others.
+PROXY_HEADERS = ("ssl-client-cert", "x-forwarded-client-cert", "x-forwarded-tls-client-cert")
 LOG_LEVELS = ("trace", "debug", "info", "warning", "error")
 PREFIX = "OUTPOSTS_CORE__"
 
@@ -27,6 +29,8 @@ NAMES: dict[str, str] = {
     "OUTPOSTS_CORE__PUBLIC_URL": "base URL for browsers, e.g. https://id.example.org; default: as the request says",
     "AUTHENTIK_LISTEN__TRUSTED_PROXY_CIDRS": "networks whose X-Forwarded-* headers count; default "
     + DEFAULT_TRUSTED_PROXIES,
+    "OUTPOSTS_CORE__CLIENT_CERTIFICATE_HEADER": "header with a TLS client's certificate that the trusted proxy sets on "
+    f"every request: one of {', '.join(PROXY_HEADERS)}; default: none",
     "AUTHENTIK_BOOTSTRAP_PASSWORD": "password of akadmin, set at the first start; also with _FILE",
     "AUTHENTIK_BOOTSTRAP_TOKEN": "API token of akadmin, set at the first start; also with _FILE",
     "AUTHENTIK_BOOTSTRAP_EMAIL": "e-mail address of akadmin, set at the first start",
@@ -44,6 +48,7 @@ class CoreSettings:
     listen: tuple[ListenAddress, ...] = ()
     public_url: str = ""
     trusted_proxies: tuple[Network, ...] = ()
+    client_certificate_header: str = ""
     bootstrap_password: str = field(default="", repr=False)
     bootstrap_token: str = field(default="", repr=False)
     bootstrap_email: str = "root@example.com"
@@ -76,6 +81,7 @@ def load(
             "AUTHENTIK_LISTEN__TRUSTED_PROXY_CIDRS",
             environ.get("AUTHENTIK_LISTEN__TRUSTED_PROXY_CIDRS") or DEFAULT_TRUSTED_PROXIES,
         ),
+        client_certificate_header=_header(environ.get("OUTPOSTS_CORE__CLIENT_CERTIFICATE_HEADER", "")),
         bootstrap_password=_secret("AUTHENTIK_BOOTSTRAP_PASSWORD", environ, read_file),
         bootstrap_token=_secret("AUTHENTIK_BOOTSTRAP_TOKEN", environ, read_file),
         bootstrap_email=environ.get("AUTHENTIK_BOOTSTRAP_EMAIL") or CoreSettings.bootstrap_email,
@@ -99,6 +105,14 @@ def _networks(name: str, text: str) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(item, strict=False) for item in split_list(text))
     except ValueError:
         raise CoreSettingError(name, "not a list of networks", "networks such as 10.0.0.0/8, comma separated") from None
+
+
+def _header(text: str) -> str:
+    if text and text.lower() not in PROXY_HEADERS:
+        raise CoreSettingError(
+            "OUTPOSTS_CORE__CLIENT_CERTIFICATE_HEADER", "not a header that is known", ", ".join(PROXY_HEADERS)
+        )
+    return text.lower()
 
 
 def _url(name: str, text: str) -> str:

@@ -293,8 +293,10 @@ class DirectoryStore(Store):
                     self.sql("DELETE FROM token WHERE pk = ?", (pk,))
             for pk, user in self.sql("SELECT pk, user FROM session WHERE expires <= ?", (now,)):
                 self.delete(Session(pk=pk, user=user))  # whose it was decides whether outposts are told
-            for table in ("event", "reputation"):
+            for table in ("event", "reputation", "flow_token"):
                 self.sql(f"DELETE FROM {table} WHERE expires <= ?", (now,))
+            for table in ("consent", "invitation"):
+                self.sql(f"DELETE FROM {table} WHERE expiring AND expires <= ?", (now,))
 
     # --- rules on save and delete -----------------------------------------------------------------------------------
 

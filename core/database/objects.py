@@ -11,6 +11,7 @@ from core.models import (
     AUTHENTICATION_REQUIREMENTS,
     DENIED_ACTIONS,
     DESIGNATIONS,
+    DEVICES,
     ENGINE_MODES,
     INTENT_API,
     INTERNAL_SERVICE_ACCOUNT,
@@ -20,20 +21,29 @@ from core.models import (
     Application,
     Blueprint,
     Brand,
+    Consent,
+    Device,
+    DuoDevice,
+    EmailDevice,
     Event,
     Flow,
+    FlowToken,
     Group,
+    Invitation,
     KeyPair,
     Model,
     Outpost,
+    PasswordHistory,
     Permission,
     Policy,
     PolicyBinding,
+    Prompt,
     PropertyMapping,
     Provider,
     Reputation,
     Role,
     Session,
+    SMSDevice,
     Stage,
     StageBinding,
     StaticDevice,
@@ -73,6 +83,14 @@ MODEL_NAMES: dict[type[Model], str] = {
     KeyPair: "authentik_crypto.certificatekeypair",
     TOTPDevice: "authentik_stages_authenticator_totp.totpdevice",
     StaticDevice: "authentik_stages_authenticator_static.staticdevice",
+    EmailDevice: "authentik_stages_authenticator_email.emaildevice",
+    SMSDevice: "authentik_stages_authenticator_sms.smsdevice",
+    DuoDevice: "authentik_stages_authenticator_duo.duodevice",
+    Prompt: "authentik_stages_prompt.prompt",
+    Invitation: "authentik_stages_invitation.invitation",
+    Consent: "authentik_stages_consent.userconsent",
+    FlowToken: "authentik_flows.flowtoken",
+    PasswordHistory: "authentik_policies_unique_password.userpasswordhistory",
     Event: "authentik_events.event",
     Reputation: "authentik_policies_reputation.reputation",
     Blueprint: "authentik_blueprints.blueprintinstance",
@@ -172,6 +190,12 @@ class Database(DirectoryStore):
             raise ValidationFailed(f"no outpost is called {name!r}; there are: {names}")
         return token.key
 
+    def renew_outposts(self) -> None:
+        """Give the accounts of all outposts the rights that this version of the program wants them to have."""
+        with self.transaction():
+            for outpost in self.find(Outpost):
+                self._outpost_account(outpost)
+
     def _outpost_account(self, outpost: Outpost) -> None:
         """Make an outpost's account and token, and give the account exactly the rights of flows.md §7."""
         user = self.first(User, username=outpost.service_account)
@@ -212,7 +236,8 @@ class Database(DirectoryStore):
                     wanted.add((f"authentik_crypto.{verb}", MODEL_NAMES[KeyPair], str(certificate)))
         if outpost.type == "ldap":
             wanted |= {("authentik_core.view_user", None, None), ("authentik_core.view_group", None, None)}
-        if outpost.type == "radius":
+        if outpost.type in ("ldap", "radius"):
+            # LDAP too, unlike the reference: it has SASL EXTERNAL
             wanted.add(("authentik_stages_mtls.pass_outpost_certificate", None, None))
         for held in self.find(Permission, role=role.pk):
             key = (held.permission, held.model, held.object_pk)
@@ -242,12 +267,12 @@ class Database(DirectoryStore):
 
     # --- devices, reputation, events --------------------------------------------------------------------------------
 
-    def devices_of(self, user_pk: int) -> list[TOTPDevice | StaticDevice]:
-        """The confirmed one-time-code devices of a user: static ones, then TOTP, each by primary key."""
-        return [
-            *self.find(StaticDevice, user=user_pk, confirmed=True),
-            *self.find(TOTPDevice, user=user_pk, confirmed=True),
-        ]
+    def devices_of(self, user_pk: int) -> list[Device]:
+        """The confirmed devices of a user: static ones, TOTP, e-mail, SMS, Duo, each by primary key."""
+        found: list[Device] = []
+        for kind in DEVICES:
+            found += self.find(kind, user=user_pk, confirmed=True)
+        return found
 
     def change_reputation(self, identifier: str, ip: str, by: int) -> int:
         """Add ``by`` to the score of a name at an address, kept within ±5; returns the new score."""
@@ -342,7 +367,7 @@ class Database(DirectoryStore):
             case TOTPDevice():
                 _check_hex(record.key)
                 record.created = record.created or self.clock()
-            case StaticDevice():
+            case StaticDevice() | EmailDevice() | SMSDevice() | DuoDevice() | PasswordHistory():
                 record.created = record.created or self.clock()
             case Event():
                 record.created = record.created or self.clock()

@@ -158,6 +158,54 @@ STEPS: tuple[str, ...] = (
     CREATE TABLE blueprint_owned (
         model TEXT NOT NULL, pk TEXT NOT NULL, source TEXT NOT NULL, PRIMARY KEY (model, pk)) WITHOUT ROWID;
     """,
+    # 2: devices that get codes or pushes, certificates of clients, and what single stages and policies keep
+    """
+    ALTER TABLE brand ADD COLUMN client_certificates TEXT NOT NULL DEFAULT '[]';
+    CREATE TABLE email_device (
+        pk INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        name TEXT NOT NULL, confirmed INTEGER NOT NULL, throttling_failure_timestamp REAL,
+        throttling_failure_count INTEGER NOT NULL, created REAL NOT NULL, last_used REAL,
+        stage TEXT REFERENCES stage(pk) ON DELETE CASCADE, token TEXT NOT NULL, valid_until REAL NOT NULL,
+        email TEXT NOT NULL);
+    CREATE INDEX email_device_user ON email_device (user);
+    CREATE TABLE sms_device (
+        pk INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        name TEXT NOT NULL, confirmed INTEGER NOT NULL, throttling_failure_timestamp REAL,
+        throttling_failure_count INTEGER NOT NULL, created REAL NOT NULL, last_used REAL,
+        stage TEXT REFERENCES stage(pk) ON DELETE CASCADE, token TEXT NOT NULL, valid_until REAL NOT NULL,
+        phone_number TEXT NOT NULL, UNIQUE (stage, phone_number));
+    CREATE INDEX sms_device_user ON sms_device (user);
+    CREATE TABLE duo_device (
+        pk INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        name TEXT NOT NULL, confirmed INTEGER NOT NULL, throttling_failure_timestamp REAL,
+        throttling_failure_count INTEGER NOT NULL, created REAL NOT NULL, last_used REAL,
+        stage TEXT NOT NULL REFERENCES stage(pk) ON DELETE CASCADE, duo_user_id TEXT NOT NULL);
+    CREATE INDEX duo_device_user ON duo_device (user);
+    CREATE TABLE prompt (
+        pk TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, field_key TEXT NOT NULL, label TEXT NOT NULL,
+        type TEXT NOT NULL, required INTEGER NOT NULL, placeholder TEXT NOT NULL, initial_value TEXT NOT NULL,
+        sub_text TEXT NOT NULL, "order" INTEGER NOT NULL, placeholder_expression INTEGER NOT NULL,
+        initial_value_expression INTEGER NOT NULL);
+    CREATE TABLE invitation (
+        pk TEXT PRIMARY KEY, name TEXT NOT NULL, expires REAL, expiring INTEGER NOT NULL, fixed_data TEXT NOT NULL,
+        single_use INTEGER NOT NULL, flow TEXT REFERENCES flow(pk) ON DELETE CASCADE,
+        created_by INTEGER REFERENCES user(pk) ON DELETE CASCADE);
+    CREATE TABLE consent (
+        pk INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        application TEXT NOT NULL REFERENCES application(pk) ON DELETE CASCADE, permissions TEXT NOT NULL,
+        expires REAL, expiring INTEGER NOT NULL);
+    CREATE INDEX consent_user ON consent (user, application);
+    CREATE INDEX consent_expires ON consent (expires) WHERE expiring;
+    CREATE TABLE flow_token (
+        pk TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, user INTEGER REFERENCES user(pk) ON DELETE CASCADE,
+        flow TEXT NOT NULL REFERENCES flow(pk) ON DELETE CASCADE, plan TEXT NOT NULL,
+        revoke_on_execution INTEGER NOT NULL, expires REAL);
+    CREATE INDEX flow_token_expires ON flow_token (expires);
+    CREATE TABLE password_history (
+        pk INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        password_hash TEXT NOT NULL, created REAL NOT NULL);
+    CREATE INDEX password_history_user ON password_history (user, created);
+    """,
 )
 
 
@@ -252,6 +300,14 @@ TABLES: dict[type[models.Model], Table] = {
     models.KeyPair: _table(models.KeyPair, "key_pair", order="name"),
     models.TOTPDevice: _table(models.TOTPDevice, "totp_device", key="integer", order="pk"),
     models.StaticDevice: _table(models.StaticDevice, "static_device", key="integer", order="pk"),
+    models.EmailDevice: _table(models.EmailDevice, "email_device", key="integer", order="pk"),
+    models.SMSDevice: _table(models.SMSDevice, "sms_device", key="integer", order="pk"),
+    models.DuoDevice: _table(models.DuoDevice, "duo_device", key="integer", order="pk"),
+    models.Prompt: _table(models.Prompt, "prompt", order='"order", name'),
+    models.Invitation: _table(models.Invitation, "invitation", order="name", expires=True),
+    models.Consent: _table(models.Consent, "consent", key="integer", order="pk", expires=True),
+    models.FlowToken: _table(models.FlowToken, "flow_token", order="pk", expires=True),
+    models.PasswordHistory: _table(models.PasswordHistory, "password_history", key="integer", order="created DESC, pk"),
     models.Event: _table(models.Event, "event", order="created DESC", expires=True),
     models.Reputation: _table(models.Reputation, "reputation", order="identifier", expires=True),
     models.Blueprint: _table(models.Blueprint, "blueprint", order="name"),

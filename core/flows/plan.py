@@ -33,6 +33,11 @@ REFERABLE: dict[str, type[models.Model]] = {
     "brand": models.Brand,
     "totpdevice": models.TOTPDevice,
     "staticdevice": models.StaticDevice,
+    "emaildevice": models.EmailDevice,
+    "smsdevice": models.SMSDevice,
+    "duodevice": models.DuoDevice,
+    "invitation": models.Invitation,
+    "consent": models.Consent,
 }
 _KINDS = {model: kind for kind, model in REFERABLE.items()}
 

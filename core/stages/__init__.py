@@ -10,6 +10,7 @@ from core.stages.base import Stage
 from core.stages.deny import DenyStage
 from core.stages.dummy import DummyStage
 from core.stages.identification import IdentificationStage
+from core.stages.mtls import MutualTLSStage
 from core.stages.password import PasswordStage
 from core.stages.redirect_url import RedirectURLStage
 from core.stages.user_login import UserLoginStage
@@ -22,6 +23,7 @@ STORABLE: dict[str, type[Stage]] = {
         DenyStage,
         DummyStage,
         IdentificationStage,
+        MutualTLSStage,
         PasswordStage,
         UserLoginStage,
         UserLogoutStage,

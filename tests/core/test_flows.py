@@ -44,7 +44,7 @@ class Builder:
     ) -> StageBinding:
         """A stage bound to a flow; its name is kind and number."""
         self.count += 1
-        stage = Stage(type=TYPES[kind], name=f"{kind}-{self.count}", options=options or {})
+        stage = Stage(type=TYPES[kind], name=f"{flow.slug}-{kind}-{self.count}", options=options or {})
         self.database.save(stage)
         place = self.count * 10 if order is None else order
         return self.database.save(StageBinding(target=flow.pk, stage=stage.pk, order=place, **binding))
