@@ -303,7 +303,11 @@ def judge(request: bytes, reply: bytes, secret: bytes) -> Result | None:
         return None
     if packet.identifier != request[1]:
         return None
-    code = Code(request[0])
+    return verdict(Code(request[0]), packet)
+
+
+def verdict(code: Code, packet: Packet) -> Result | None:
+    """What a packet says as the reply to a request of this code; None if it is no reply to it."""
     value = packet.first(Attribute.ERROR_CAUSE)
     cause = ErrorCause(int.from_bytes(value, "big")) if value is not None and len(value) == 4 else None
     if packet.code == ACKNOWLEDGED[code]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from outposts.radius.das import Result, verdict
 from outposts.radius.rfc import (
     HEADER_SIZE,
     MAX_PACKET,
@@ -144,6 +145,21 @@ def _plain_keys(kind: int, value: bytes, authenticator: bytes) -> Attributes:
         )
         for number, content in inner
     )
+
+
+def request(octets: bytes, token: bytes) -> bytes:
+    """A request of ours that was made for the older form, as it goes out. Raises ``PacketError``."""
+    packet = decode(octets)
+    return encode(packet.code, token, tuple(row for row in packet.attributes if not _has_no_place(*row)))
+
+
+def judge(request_octets: bytes, reply_octets: bytes) -> Result | None:
+    """What a reply to a request of ours says; None if it is none. TLS has proved who sent it. Never raises."""
+    try:
+        packet = decode(reply_octets)
+    except PacketError:
+        return None
+    return verdict(Code(request_octets[0]), packet) if token_of(request_octets) == token_of(reply_octets) else None
 
 
 def encode(code: int, token: bytes, attributes: Attributes) -> bytes:
