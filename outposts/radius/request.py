@@ -1,15 +1,17 @@
 """One accepted RADIUS request and what may become of it: ``Answer`` or ``Silence``. Facts only, no decisions.
 
-An ``Answer`` with Access-Accept is made in one place, ``auth.py``. ``Silence`` says that no reply is sent: RADIUS has no
-way to say "ask later", and a NAS that hears nothing asks its next server (RFC 2865 §2.6).
+An ``Answer`` with Access-Accept is made in one place, ``auth.py``. ``Silence`` says that no reply is sent: RADIUS has
+no way to say "ask later", and a NAS that hears nothing asks its next server (RFC 2865 §2.6).
 """
 
 from __future__ import annotations
 
+import ipaddress
+import uuid
 from dataclasses import dataclass, field
 
 from outposts.radius.providers import RadiusProvider
-from outposts.radius.rfc import Code
+from outposts.radius.rfc import Attribute, Code
 from outposts.radius.wire import Attributes, Packet
 
 UDP, RADSEC = "udp", "radsec"
@@ -20,8 +22,8 @@ class Request:
     """A request that passed intake: whole, from a known client, authentic as far as its kind can show.
 
     ``peer`` is the client's address (unmapped, without scope) and port; ``local`` the address it was sent to, empty
-    where the socket does not tell. ``received_at`` is of the monotonic clock, in seconds. ``id`` is for the log.
-    Treated as constant; not frozen, because making one is a part of every request's cost.
+    where the socket does not tell. ``received_at`` is of the monotonic clock, in seconds. Treated as constant; not
+    frozen, because making one is a part of every request's cost.
     """
 
     packet: Packet
@@ -29,12 +31,31 @@ class Request:
     peer: tuple[str, int]
     transport: str  # UDP or RADSEC
     received_at: float
-    id: str = ""
     local: str = ""
+    _id: str = ""
+
+    @property
+    def id(self) -> str:
+        """A name for the log, made when first asked for."""
+        if not self._id:
+            self._id = str(uuid.uuid4())
+        return self._id
 
     @property
     def client_ip(self) -> str:
         """The NAS's address."""
+        return self.peer[0]
+
+    @property
+    def delegated_ip(self) -> str:
+        """Whose address the core is told: the NAS's, or the station's where that is wanted and an IP address."""
+        if self.provider.client_ip == "calling-station":
+            station = self.packet.first(Attribute.CALLING_STATION_ID)
+            if station is not None:
+                try:
+                    return str(ipaddress.ip_address(station.decode("ascii").strip()))
+                except ValueError:  # a MAC address, a telephone number, no text
+                    pass
         return self.peer[0]
 
 

@@ -29,9 +29,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# Where a packet came from and which one it is: socket or connection (with the local address), the peer's address, its
-# port, Code * 256 + Identifier. Octets, the Request Authenticator among them, are compared beside it.
-Key = tuple[object, str, int, int]
+# Where a packet came from and which one it is: socket or connection, local address, the peer's address, its port,
+# Code * 256 + Identifier. Octets, the Request Authenticator among them, are compared beside it.
+Key = tuple[object, str, str, int, int]
 
 DUPLICATE_TTL_S = 15.0  # how long a reply is kept; RFC 5080 §2.2.2 asks for 5 to 30 s
 # Replies kept, mostly 300 bytes with their request, at most 8 KiB: 15 s at 3,300 requests a second.

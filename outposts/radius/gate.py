@@ -1,0 +1,72 @@
+"""What stands before each login on the core: waits after failures, and a bounded number of logins at once.
+
+Failures are counted for an account at a client, for a client, and for an account (``common/throttle.py``). A login that
+comes to its turn when its client has long given up is not begun at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+
+from common import metrics, throttle
+from common.outcomes import Denied, Outcome, Passed, Paused, Unavailable
+from outposts.radius.refusals import NO_GUESS, OVERLOAD, THROTTLED
+from outposts.radius.request import Request
+
+MAX_FLOWS = 64  # logins on the core at once; the operator's ``max_flows`` takes its place
+
+
+class Gate:
+    """One per process. ``now()`` is the clock of ``Request.received_at``; ``sleep`` takes seconds."""
+
+    def __init__(self, now: Callable[[], float], *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._now = now
+        self._sleep = sleep
+        self.throttle = throttle.Throttle(os.urandom(throttle.KEY_SIZE))
+        self._max_flows = MAX_FLOWS
+        self._slots = asyncio.Semaphore(MAX_FLOWS)
+
+    @property
+    def max_flows(self) -> int:
+        """Logins on the core at once."""
+        return self._max_flows
+
+    @max_flows.setter
+    def max_flows(self, count: int) -> None:
+        if count != self._max_flows:
+            # Those under way end in the old one: for their time there may be more than wanted.
+            self._max_flows = count
+            self._slots = asyncio.Semaphore(count)
+
+    async def run(
+        self, request: Request, account: str, login: Callable[[], Awaitable[Outcome | Paused]]
+    ) -> Outcome | Paused:
+        """Run a login, or refuse to: ``Denied("throttled")``, ``Unavailable("overload")``."""
+        attempt = self.throttle.attempt(request.provider.pk, account, request.client_ip)
+        delay_s = 0.0
+        if len(self.throttle):
+            now = self._now()
+            for kind, blocked in (("account", self.throttle.pair_blocked), ("nas", self.throttle.address_blocked)):
+                if blocked(attempt, now):
+                    metrics.radius_throttled.labels(kind).inc()
+                    return Denied(THROTTLED, "too many failed logins")
+            delay_s = self.throttle.delay_s(attempt, now)
+        failed: bool | None = None
+        self.throttle.begin(attempt)
+        try:
+            if delay_s:
+                metrics.radius_throttled.labels("delayed").inc()
+                await self._sleep(delay_s)
+            async with self._slots:
+                if self._now() - request.received_at > request.provider.deadline:
+                    return Unavailable(OVERLOAD, "its turn came too late")
+                outcome = await login()
+            if isinstance(outcome, Passed):
+                failed = False
+            elif isinstance(outcome, Denied) and outcome.reason not in NO_GUESS:
+                failed = True
+            return outcome
+        finally:
+            self.throttle.end(attempt, self._now(), failed)

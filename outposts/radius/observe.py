@@ -1,0 +1,143 @@
+"""What is told about requests: one log line each and the metrics. Never a password, State, key or secret.
+
+Dropped packets are counted, and written about at most once a minute for each client address and reason: whoever floods
+this server must not fill its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from common import logs, metrics
+from outposts.radius.intake import Copy, Drop, Notes
+from outposts.radius.providers import RadiusProvider
+from outposts.radius.request import Answer, Request, Silence
+from outposts.radius.rfc import Attribute, Code
+
+MAX_NAME = 253  # characters of a name that is logged; User-Name is no longer
+MAX_MESSAGE = 1024  # characters of the core's own words about a refusal
+
+RESULTS = {
+    int(Code.ACCESS_ACCEPT): "accept",
+    int(Code.ACCESS_REJECT): "reject",
+    int(Code.ACCESS_CHALLENGE): "challenge",
+    int(Code.ACCOUNTING_RESPONSE): "response",
+}
+SILENCE = "silence"
+# Reasons that an operator can do something about, with what it probably is.
+HINTS = {
+    "bad_message_authenticator": "probably another shared secret on the client",
+    "bad_authenticator": "probably another shared secret on the client",
+    "no_message_authenticator": "have the client send it, or see x_radius_require_message_authenticator",
+    "unknown_client": "in the client networks of no provider",
+    "overload": "more requests in progress than x_radius_max_pending",
+}
+_USER_NAME = int(Attribute.USER_NAME)
+
+log = logs.get_logger("radius")
+lines = logs.RequestLines("radius")
+
+
+class Observations:
+    """Counts and logs. ``outpost_name`` is set at each refresh; times are in seconds, monotonic."""
+
+    def __init__(self) -> None:
+        self._outpost_name = ""
+        self._notes = Notes()
+        self._histograms: dict[str, Any] = {}
+        self._requests: dict[tuple[str, int, str], Any] = {}
+        self._drops: dict[str, Any] = {}
+
+    @property
+    def outpost_name(self) -> str:
+        """The metric label of that name."""
+        return self._outpost_name
+
+    @outpost_name.setter
+    def outpost_name(self, name: str) -> None:
+        if name != self._outpost_name:
+            self._outpost_name = name
+            self._histograms.clear()
+            self._requests.clear()
+            self._drops.clear()
+
+    def dropped(self, drop: Drop, client_ip: str, now: float) -> None:
+        """A packet got no reply, and no second look."""
+        self._count_drop(drop.reason)
+        if self._notes.due(drop.reason, client_ip, now):
+            fields: dict[str, Any] = {"reason": drop.reason, "client": client_ip}
+            if drop.provider is not None:
+                fields["provider"] = drop.provider.name
+            if drop.reason in HINTS:
+                log.warning("packet dropped", **fields, hint=HINTS[drop.reason])
+            else:
+                log.info("packet dropped", **fields)
+
+    def unsigned(self, provider: RadiusProvider, client_ip: str) -> None:
+        """A request without Message-Authenticator was taken."""
+        metrics.radius_unsigned.inc()
+        if self._notes.once("unsigned", client_ip):
+            log.warning(
+                "client sends no Message-Authenticator",
+                client=client_ip,
+                provider=provider.name,
+                hint="its replies can be forged on the way (CVE-2024-3596): update the client",
+            )
+
+    def copied(self, copy: Copy, client_ip: str) -> None:
+        """A copy of a recent packet came."""
+        metrics.radius_duplicates.inc()
+        if log.enabled("debug"):
+            log.debug("copy of a recent packet", client=client_ip, provider=copy.provider.name, again=bool(copy.reply))
+
+    def finished(self, request: Request, outcome: Answer | Silence, took: float) -> None:
+        """A request was answered, or met by silence."""
+        provider, packet = request.provider, request.packet
+        app = provider.application_slug
+        result = RESULTS.get(outcome.code, "other") if isinstance(outcome, Answer) else SILENCE
+        histogram = self._histograms.get(app)
+        if histogram is None:
+            histogram = self._histograms[app] = metrics.radius_requests_seconds.labels(self._outpost_name, app)
+        histogram.observe(took)
+        key = (app, packet.code, result)
+        counter = self._requests.get(key)
+        if counter is None:
+            code = Code(packet.code).name.lower()
+            counter = self._requests[key] = metrics.radius_requests.labels(self._outpost_name, app, code, result)
+        counter.inc()
+        if result == SILENCE:
+            self._count_drop(outcome.reason)
+        elif result == "reject":
+            metrics.radius_rejected.labels(self._outpost_name, outcome.reason, app).inc()
+        if log.enabled("info"):
+            self._line(request, outcome, result, took)
+
+    def _count_drop(self, reason: str) -> None:
+        counter = self._drops.get(reason)
+        if counter is None:
+            counter = self._drops[reason] = metrics.radius_dropped.labels(self._outpost_name, reason)
+        counter.inc()
+
+    def _line(self, request: Request, outcome: Answer | Silence, result: str, took: float) -> None:
+        packet = request.packet
+        user = outcome.username or (packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
+        fields: dict[str, Any] = {
+            "requestId": request.id,
+            "client": request.client_ip,
+            "code": Code(packet.code).name.lower(),
+            "identifier": packet.identifier,
+            "user": user[:MAX_NAME],
+            "provider": request.provider.name,
+            "result": result,
+            "took-ms": round(took * 1000, 2),
+        }
+        if outcome.reason:
+            fields["reason"] = outcome.reason
+        if isinstance(outcome, Answer) and outcome.stage:
+            fields["stage"] = outcome.stage
+        if outcome.message:
+            fields["message"] = outcome.message[:MAX_MESSAGE]
+        if lines.add("request", fields):
+            # Written at the end of this turn of the loop, with the lines of all requests that it serves.
+            asyncio.get_running_loop().call_soon(lines.write)
