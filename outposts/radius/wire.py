@@ -39,6 +39,7 @@ PROXY_STATE: Final = int(Attribute.PROXY_STATE)
 VENDOR_SPECIFIC: Final = int(Attribute.VENDOR_SPECIFIC)
 MESSAGE_AUTHENTICATOR: Final = int(Attribute.MESSAGE_AUTHENTICATOR)
 ACCOUNTING_RESPONSE: Final = int(Code.ACCOUNTING_RESPONSE)
+STATUS_SERVER: Final = int(Code.STATUS_SERVER)
 
 ZEROS: Final = bytes(AUTHENTICATOR_SIZE)
 UNSIGNED: Final = bytes((MESSAGE_AUTHENTICATOR, AUTHENTICATOR_SIZE + 2)) + ZEROS
@@ -276,19 +277,14 @@ def encode_attributes(attributes: Iterable[tuple[int, bytes]]) -> bytes:
 def encode_reply(request: Packet, secret: bytes, code: int, attributes: Iterable[tuple[int, bytes]]) -> bytes:
     """A reply, signed and ready to send: Message-Authenticator, Proxy-State as it came, then the attributes.
 
-    Every reply is signed, also to a peer that did not sign (RFC 5080 §2.2.2 allows it, BlastRADIUS asks for it); only
-    an Accounting-Response follows its request, because RFC 2869 §5.19 has no Message-Authenticator in accounting.
+    Every reply is signed, also to a peer that did not sign (CVE-2024-3596), but for an Accounting-Response to anything
+    but Status-Server: RFC 2869 §5.19 knows no signature there, and clients that know one do not agree on its formula.
     Raises ``PacketError``: ``too_large`` above 4096 octets, ``bad_attribute`` for a value over 253 octets or an
     attribute that is put there here (Message-Authenticator, Proxy-State).
     """
     wanted = [*attributes]
-    proxy_states = []
-    signed = code != ACCOUNTING_RESPONSE
-    for row in request.attributes:
-        if row[0] == PROXY_STATE:
-            proxy_states.append(row)
-        elif row[0] == MESSAGE_AUTHENTICATOR:
-            signed = True
+    proxy_states = [row for row in request.attributes if row[0] == PROXY_STATE]
+    signed = code != ACCOUNTING_RESPONSE or request.code == STATUS_SERVER
     for kind, _ in wanted:
         if kind in (MESSAGE_AUTHENTICATOR, PROXY_STATE):
             raise PacketError("bad_attribute")
