@@ -140,7 +140,11 @@ class Person(msgspec.Struct, kw_only=True):
         if isinstance(challenge, AuthenticatorValidate):
             return self._second_factor(challenge, again=True)
         if isinstance(challenge, Prompt):
-            return self._field(challenge, f"{_complaint(challenge) or 'Not accepted'}, try again: ")
+            remark = "Not accepted"
+            if self.position >= len(fields_of(challenge)):  # all fields together were no good: from the first again
+                self.position, self.values = 0, {}
+                remark = _complaint(challenge) or remark
+            return self._field(challenge, f"{remark}, try again: ")
         return _password(again=True)
 
     def reply(self, challenge: Challenge, text: str) -> Move | Typed:

