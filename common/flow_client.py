@@ -217,6 +217,7 @@ class FlowClient:
         self._now = now
         self._monotonic = monotonic
         self._observe = observe
+        self._redirected = False  # whether the last challenge came after a redirect
         self.cookies = CookieStore(cookies)
 
     @property
@@ -225,14 +226,18 @@ class FlowClient:
         return self._path
 
     async def run(self, run: Run, first: Callable[[Challenge], None] | None = None) -> Result:
-        """Drive a flow to its end. ``first`` sees the challenge of a first GET. Raises ``CoreError``."""
+        """Drive a flow to its end. ``first`` sees the challenge of a first GET. Raises ``CoreError``.
+
+        It does not see one that came after a redirect: then a silent stage goes before, which would swallow an answer.
+        """
         answer = next(run)
         if answer is not None:
             first = None
         while True:
             challenge = await self.step(answer)
             if first is not None:
-                first(challenge)
+                if not self._redirected:
+                    first(challenge)
                 first = None
             try:
                 answer = run.send(challenge)
@@ -257,6 +262,7 @@ class FlowClient:
         """Follow redirects to the executor itself; any other one is the flow's end, as if the core had said so."""
         call = f"{method} {self._path}"
         hops = 0
+        self._redirected = response.status in REDIRECTS
         while response.status in REDIRECTS:
             location = response.headers.get("location")
             if not location:

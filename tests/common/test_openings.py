@@ -79,6 +79,16 @@ async def test_other_beginnings_are_not_opened(first: Any) -> None:
     assert (await methods_of(core, service))[0][0] == "GET"
 
 
+async def test_what_comes_after_a_silent_stage_is_not_opened() -> None:
+    """A stage that asks nothing goes before the form: it would swallow an answer that is sent first."""
+    core = Core(moved(), *GOOD, moved(), *GOOD)
+    service = LoginService(core, Settings("outpost-token"))
+    for _ in range(2):
+        methods, outcome = await methods_of(core, service)
+        assert methods == ["GET", "GET", "POST", "GET"]
+        assert isinstance(outcome, Passed)
+
+
 SURPRISES = [
     {"component": "ak-stage-flow-error", "request_id": "r"},
     {"component": "ak-stage-prompt", "response_errors": {"x": [{"string": "required", "code": "required"}]}},
