@@ -29,7 +29,7 @@ from outposts.radius.providers import RadiusProvider
 from outposts.radius.reports import Client, Report, read
 from outposts.radius.request import Answer, Request, Silence
 from outposts.radius.rfc import AcctStatusType, Code
-from outposts.radius.wire import Packet
+from outposts.radius.wire import Attributes, Packet
 
 log = logs.get_logger("radius.accounting")
 
@@ -41,6 +41,11 @@ EVENT_ACTION = "custom_radius_accounting"  # "custom_": what the core leaves to 
 MAX_EVENTS = 1_000  # events for the core that wait for their turn; beyond, they are left out and counted
 OPENING = (AcctStatusType.START, AcctStatusType.INTERIM_UPDATE)
 CLEARING = (AcctStatusType.ACCOUNTING_ON, AcctStatusType.ACCOUNTING_OFF)
+
+
+def cause_of(status: AcctStatusType) -> str:
+    """Why all sessions of a client end (RFC 2866 §5.10): it has begun anew, or says that it stops."""
+    return "nas_reboot" if status == AcctStatusType.ACCOUNTING_ON else "nas_request"
 
 
 class NotRecorded(OutpostError):
@@ -74,6 +79,7 @@ class Session:
     session_time_s: int
     ended_at: float | None = None
     terminate_cause: str = ""
+    names: Attributes = field(default=(), repr=False)  # as in the last report; not in a journal
 
     @property
     def key(self) -> Key:
@@ -135,14 +141,14 @@ class Sessions:
         """What a report means, before anything is changed."""
         if report.status in CLEARING:
             address = (report.client.provider_pk, report.client.address)
-            over = [self._open[key] for key in self._by_address.get(address, ()) if key[0].is_meant_by(report.client)]
+            meant = [self._open[key] for key in self._by_address.get(address, ()) if key[0].is_meant_by(report.client)]
             # A session that began after the restart which this speaks of is not meant: its report was faster.
-            cause = "nas_reboot" if report.status == AcctStatusType.ACCOUNTING_ON else "nas_request"
+            cause = cause_of(report.status)
             return Recorded(
                 report,
                 ended=tuple(
-                    _ended(session, report.happened_at, cause)
-                    for session in sorted(over, key=lambda one: one.session_id)
+                    over(session, report.happened_at, cause)
+                    for session in sorted(meant, key=lambda one: one.session_id)
                     if session.started_at <= report.happened_at
                 ),
             )
@@ -155,7 +161,7 @@ class Sessions:
             return Recorded(report)  # a copy, or older than the end
         session = _merged(old, report)
         if report.status == AcctStatusType.STOP:
-            session = _ended(session, max(report.happened_at, session.started_at), report.terminate_cause)
+            session = over(session, max(report.happened_at, session.started_at), report.terminate_cause)
         return Recorded(
             report,
             session,
@@ -237,10 +243,12 @@ def _merged(old: Session | None, report: Report) -> Session:
         input_octets=max(report.input_octets or 0, old.input_octets if old else 0),
         output_octets=max(report.output_octets or 0, old.output_octets if old else 0),
         session_time_s=max(lasted, old.session_time_s if old else 0),
+        names=report.names,
     )
 
 
-def _ended(session: Session, at: float, cause: str) -> Session:
+def over(session: Session, at: float, cause: str) -> Session:
+    """A session that has ended."""
     return replace(session, ended_at=at, terminate_cause=cause)
 
 

@@ -58,6 +58,10 @@ class Numbers:
         self._used: set[int] = set()
         self._last = IDENTIFIERS - 1
 
+    def __len__(self) -> int:
+        """Open requests."""
+        return len(self._used)
+
     def take(self) -> int | None:
         """A number that no open request has, or None. The next one in turn, so that late answers fit nothing."""
         for step in range(1, IDENTIFIERS + 1):

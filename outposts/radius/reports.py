@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
+from outposts.radius.das import CLIENT_ATTRIBUTES, SESSION_ATTRIBUTES
 from outposts.radius.providers import RadiusProvider
 from outposts.radius.rfc import AcctStatusType, AcctTerminateCause, Attribute
-from outposts.radius.wire import Packet
+from outposts.radius.wire import Attributes, Packet
 
 MAX_SKEW_S = 86_400.0  # an Event-Timestamp further away than this is a clock that was never set: not believed
 GIGAWORD = 1 << 32  # RFC 2869 §5.1: how often the counter of octets has wrapped
+NAMES = frozenset({*CLIENT_ATTRIBUTES, *SESSION_ATTRIBUTES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Report:
     session_time_s: int | None = None
     terminate_cause: str = ""
     multi_session_id: str = ""
+    names: Attributes = field(default=(), repr=False)  # how the client names itself and the session, as it wrote it
 
 
 def read(packet: Packet, provider: RadiusProvider, address: str, now: float) -> Report | None:
@@ -92,6 +95,7 @@ def read(packet: Packet, provider: RadiusProvider, address: str, now: float) -> 
         session_time_s=_number(packet.first(Attribute.ACCT_SESSION_TIME)),
         terminate_cause="" if cause is None else AcctTerminateCause(cause).name.lower(),
         multi_session_id=_text(packet.first(Attribute.ACCT_MULTI_SESSION_ID)),
+        names=tuple(row for row in packet.attributes if row[0] in NAMES),
     )
 
 
