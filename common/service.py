@@ -105,6 +105,7 @@ class DaemonContext:
     clock: Callable[[], float] = time.time
     metrics: Any = metrics
     outpost_name: str = ""
+    worker: int = 0  # this process's number among several; 0: it is alone
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def sealed(self, name: str) -> SealedFile | None:

@@ -9,6 +9,7 @@ usage: outposts COMMAND [ARGUMENTS]
 
 daemons (settings come from the environment, see docs/settings.md)
   ldap          LDAP in front of the core's users and groups
+  radius        RADIUS in front of the core's logins: PAP, EAP, accounting, RadSec
   core          embedded core: users, groups, flows and tokens from YAML, one SQLite file
 
 tools
@@ -17,7 +18,7 @@ tools
   version       print the version
   docs          rewrite the generated parts of docs/
 
-not in this version yet: radius, proxy, doctor, status
+not in this version yet: proxy, doctor, status
 
 A daemon needs two settings:
   AUTHENTIK_HOST=https://core.example.org   where the core answers
@@ -25,8 +26,8 @@ A daemon needs two settings:
 
 `outposts COMMAND --help` tells more about a command.
 """
-DAEMONS = ("ldap",)
-LATER = ("radius", "proxy", "doctor", "status")
+DAEMONS = ("ldap", "radius")
+LATER = ("proxy", "doctor", "status")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
         from outposts.ldap.__main__ import main as ldap_main
 
         return ldap_main()
+    if command == "radius":
+        from outposts.radius.__main__ import main as radius_main
+
+        return radius_main()
     if command == "core":
         from core.__main__ import main as core_main
 

@@ -149,6 +149,8 @@ LEVELS: dict[str, int] = {
     "outposts.radius.gate": 3,
     "outposts.radius.conversations": 3,
     "outposts.radius.core_watch": 3,
+    "outposts.radius.pem_files": 2,
+    "outposts.radius.extension": 4,
     "outposts.radius.attributes": 1,
     "outposts.radius.challenge": 3,
     "outposts.radius.auth": 3,

@@ -69,7 +69,10 @@ class Observer(Protocol):
 
 
 class Desk:
-    """One per process. ``max_pending`` changes at a refresh. ``able()`` says whether logins can be decided now."""
+    """One per process. ``max_pending`` changes at a refresh.
+
+    ``able()`` says whether logins can be decided now, or what is to be awaited to know.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class Desk:
         observer: Observer,
         *,
         accounting: AccountingPort | None = None,
-        able: Callable[[], bool] = lambda: True,
+        able: Callable[[], bool | Coroutine[Any, Any, bool]] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.intake = intake
@@ -142,10 +145,10 @@ class Desk:
         code = request.packet.code
         try:
             outcome: Outcome | Coroutine[Any, Any, Outcome]
-            if code == STATUS:
-                outcome = self._status(accounting_only)
-            elif self._pending >= self.max_pending:
+            if self._pending >= self.max_pending:
                 outcome = Silence("overload")
+            elif code == STATUS:
+                outcome = self._status(accounting_only)
             elif code != ACCOUNTING:
                 outcome = self.authenticator.decide(request)
             elif self.accounting is not None:
@@ -163,11 +166,17 @@ class Desk:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _status(self, accounting_only: bool) -> Outcome:
+    def _status(self, accounting_only: bool) -> Outcome | Coroutine[Any, Any, Outcome]:
         """Status-Server (RFC 5997 §4): a sign of life while logins can be decided; nobody is let in by it."""
-        if not self._able():
-            return Silence("not_able")
-        return Answer(Code.ACCOUNTING_RESPONSE if accounting_only else Code.ACCESS_ACCEPT)
+        alive = Answer(Code.ACCOUNTING_RESPONSE if accounting_only else Code.ACCESS_ACCEPT)
+        able = self._able()
+        if isinstance(able, bool):
+            return alive if able else Silence("not_able")
+
+        async def later() -> Outcome:
+            return alive if await able else Silence("not_able")
+
+        return later()
 
     async def _work(
         self, request: Request, entry: Entry, line: Line, where: object, work: Coroutine[Any, Any, Outcome]

@@ -1,0 +1,276 @@
+"""The RADIUS daemon's service: puts each configuration in service, sweeps, hears of ended sessions.
+
+A bad provider record is left out, or served as far as it can be, with an error; it never takes the others down. What
+belongs to a provider (challenges, EAP conversations, replies kept for copies) ends when that provider changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common import logs, metrics
+from common.cache import Configuration
+from common.errors import OutpostError
+from common.outcomes import CoreSession
+from common.reactor import LoopReactor
+from common.records import RadiusProvider as Record
+from common.service import DaemonContext
+from common.throttle import ThrottleLimits
+from common.tls import CertificateError, CertificatePair
+from outposts.radius.auth import Authenticator
+from outposts.radius.core_watch import CoreWatch
+from outposts.radius.desk import Desk
+from outposts.radius.eap.contexts import TlsContexts, TlsOptions
+from outposts.radius.eap.session import EapSettings
+from outposts.radius.extension import Extension, Extensions, Parts, none
+from outposts.radius.intake import Intake
+from outposts.radius.observe import Observations
+from outposts.radius.pem_files import PemFiles
+from outposts.radius.providers import Providers, RadiusProvider, resolve_all
+from outposts.radius.request import Request
+from outposts.radius.server import Server
+from outposts.radius.session import Duplicates
+
+SWEEP_S = 2.0  # seconds between looks at what is over, and at certificate files that may have changed
+LOGOUTS_AT_ONCE = 2  # a core hashes and signs on few processors: log-outs must not push logins aside
+MAX_LOGOUTS_WAITING = 1000  # beyond that the core lets the session end by itself
+
+log = logs.get_logger("radius")
+
+
+class RadiusService:
+    """See ``common.service.Service``. ``worker`` is this process's number among several, 0 if it is alone."""
+
+    type = "radius"
+
+    def __init__(
+        self, context: DaemonContext, reactor: LoopReactor, extensions: Extensions = none, *, worker: int = 0
+    ) -> None:
+        self._context = context
+        self._reactor = reactor
+        self._config: Mapping[str, Any] = {}
+        self._problems: list[str] = []
+        self._records = 0
+        self._files = PemFiles()
+        self._contexts = TlsContexts()
+        self._sweeping = False
+        self._logouts: set[asyncio.Task[None]] = set()
+        self._logout_gate = asyncio.Semaphore(LOGOUTS_AT_ONCE)
+        self.core = CoreWatch(context.api.root_config, time.monotonic)
+        self.observations = Observations()
+        self.duplicates = Duplicates()
+        self.authenticator = Authenticator(
+            context.login, worker=worker, on_accept=self._accepted, on_core_answer=self.core.heard
+        )
+        self.desk = Desk(
+            Intake(self.duplicates, unsigned=self.observations.unsigned),
+            self.authenticator,
+            self.observations,
+            able=self._able,
+        )
+        self.server = Server(reactor, self.desk)
+        self._extensions: Sequence[Extension] = extensions(
+            Parts(context, self.desk, self._extra, self._pairs, sole=context.settings.workers == 1)
+        )
+        metrics.radius_inflight.set_function(lambda: self.desk.pending)
+        metrics.radius_eap_sessions.set_function(lambda: len(self.authenticator.conversations.exchanges))
+        metrics.radius_challenges.set_function(lambda: len(self.authenticator.challenges.exchanges))
+
+    # -- common.service.Service --------------------------------------------------------------------------------------
+
+    async def apply(self, configuration: Configuration) -> None:
+        """Serve this configuration from now on."""
+        self._config = configuration.outpost.config
+        self.observations.outpost_name = configuration.outpost.name
+        if time.time() - configuration.fetched_at < SWEEP_S:
+            self.core.heard()
+        resolved, problems = resolve_all(configuration.providers, configuration.certificate_of, self._extra_of)
+        self._records = len(configuration.providers)
+        older = self.desk.intake.providers
+        providers = Providers(
+            before if (before := older.by_pk.get(provider.pk)) == provider else provider for provider in resolved
+        )
+        unchanged = {provider.pk for provider in providers if older.by_pk.get(provider.pk) is provider}
+        eap, certificate_problems = await self._eap_settings(providers)
+        self._report([*problems, *certificate_problems])
+        gate = self.authenticator.gate
+        gate.max_flows = self._extra("max_flows")
+        gate.throttle.limits = ThrottleLimits(
+            per_pair=self._extra("failures"),
+            per_address=self._extra("failures_per_nas"),
+            per_account=self._extra("failures_per_account"),
+            wait_max=self._extra("failure_backoff_max"),
+        )
+        self.duplicates.ttl_s = self._extra("duplicate_ttl")
+        self.desk.max_pending = self._extra("max_pending")
+        self.desk.intake.status_rate = self._extra("status_rate")
+        self.authenticator.conversations.settings = eap
+        self.desk.intake.serve(providers, unchanged)
+        self.authenticator.end_providers(lambda pk: pk not in unchanged)
+        for extension in self._extensions:
+            await extension.apply(configuration, providers)
+        if not self._sweeping:
+            self._sweeping = True
+            self._context.spawn(self._sweep(), "sweep")
+
+    async def listen(self) -> list[tuple[str, str, int]]:
+        """Open the listeners."""
+        settings = self._context.settings
+        shared = settings.workers > 1
+        bound = []
+        for address in settings.listen_radius:
+            bound += self.server.listen("radius", address, shared=shared)
+        for address in settings.listen_accounting:
+            bound += self.server.listen("accounting", address, accounting_only=True, shared=shared)
+        for extension in self._extensions:
+            bound += await extension.listen(shared=shared)
+        return bound
+
+    def not_ready(self) -> list[str]:
+        """No provider that can be served, though the core has some; or a part that cannot do its work."""
+        reasons = []
+        if self._records and not len(self.desk.intake.providers):
+            reasons.append("no provider can be served: " + "; ".join(self._problems))
+        for extension in self._extensions:
+            reasons += extension.not_ready()
+        return reasons
+
+    def session_ended(self, session_id: str) -> None:
+        """Nobody is let in with that session any more, and who was let in may be disconnected."""
+        self.authenticator.session_ended(session_id)
+        for extension in self._extensions:
+            extension.session_ended(session_id)
+
+    def connection_lost_for(self, seconds: float) -> None:
+        """Nothing is remembered here that a missed session end would have taken away: each login asks the core."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Read nothing new, finish what is in progress, log sessions out as far as time allows."""
+        until = time.monotonic() + timeout_s
+        for extension in self._extensions:
+            extension.stop_listening()
+        await self.server.drain(timeout_s)
+        if self._logouts:
+            await asyncio.wait(self._logouts, timeout=max(0.0, until - time.monotonic()))
+
+    async def close(self) -> None:
+        """Cut off what is left."""
+        await self.server.close()
+        for extension in self._extensions:
+            await extension.close()
+        for task in self._logouts:
+            task.cancel()
+        await asyncio.gather(*self._logouts, return_exceptions=True)
+        await self.authenticator.close()
+        await self.core.close()
+        self._reactor.dispose()
+
+    # -- certificates ------------------------------------------------------------------------------------------------
+
+    async def _eap_settings(self, providers: Providers) -> tuple[dict[int, EapSettings], list[str]]:
+        """EAP settings by provider, and what is wrong. Reading files and keys takes milliseconds: in a thread."""
+        return await asyncio.to_thread(self._make_eap_settings, providers)
+
+    def _make_eap_settings(self, providers: Providers) -> tuple[dict[int, EapSettings], list[str]]:
+        made: dict[int, EapSettings] = {}
+        problems = []
+        for provider in providers:
+            tls = None
+            try:
+                pair = self._pair_of(provider)
+                if pair is not None and provider.eap_types:
+                    tls = self._contexts.of(pair, self._tls_options(provider))
+            except CertificateError as error:
+                problems.append(f"provider {provider.name!r}: EAP is off: {error}")
+            made[provider.pk] = EapSettings(
+                types=provider.eap_types,
+                tls=tls,
+                strip_realm=provider.strip_realm,
+                require_client_ca=provider.eap_require_ca,
+            )
+        self._contexts.keep(settings.tls for settings in made.values() if settings.tls is not None)
+        return made, problems
+
+    def _tls_options(self, provider: RadiusProvider) -> TlsOptions:
+        return TlsOptions(client_ca_pem=provider.client_ca)
+
+    def _pair_of(self, provider: RadiusProvider) -> CertificatePair | None:
+        """The core's pair, else the one in files. Raises ``CertificateError``."""
+        if provider.certificate is not None and provider.certificate.servable:
+            return provider.certificate
+        return self._files.pair(self._extra("tls_certificate", provider.name), self._extra("tls_key", provider.name))
+
+    def _pairs(self) -> list[tuple[str, CertificatePair]]:
+        """The pairs of all providers, for listeners that show one."""
+        found = []
+        for provider in self.desk.intake.providers:
+            try:
+                pair = self._pair_of(provider)
+            except CertificateError as error:
+                log.error("certificate not usable", provider=provider.name, problem=str(error))
+                continue
+            if pair is not None:
+                found.append((provider.name, pair))
+        return found
+
+    # -- background --------------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                now = time.monotonic()
+                self.duplicates.sweep(now)
+                self.authenticator.sweep(now)
+                for extension in self._extensions:
+                    extension.sweep()
+                if await asyncio.to_thread(self._files.changed):
+                    eap, problems = await self._eap_settings(self.desk.intake.providers)
+                    self._report(problems)
+                    self.authenticator.conversations.settings = eap
+                    log.info("certificate files read again")
+            except OutpostError as error:
+                log.error("sweep failed", problem=str(error))
+
+    def _able(self) -> Any:
+        """Whether logins can be decided now, see ``Desk``."""
+        if not len(self.desk.intake.providers):
+            return False
+        return True if self.core.fresh else self.core.reachable()
+
+    def _accepted(self, request: Request, session: CoreSession, class_: bytes, user_name: str) -> None:
+        for extension in self._extensions:
+            extension.accepted(request, session, class_, user_name)
+        if request.provider.logout and not request.provider.das:
+            if len(self._logouts) >= MAX_LOGOUTS_WAITING:
+                log.warning("too many log-outs waiting, session left to end by itself")
+                return
+            task = asyncio.get_running_loop().create_task(self._log_out(session, request.delegated_ip))
+            self._logouts.add(task)
+            task.add_done_callback(self._logouts.discard)
+
+    async def _log_out(self, session: CoreSession, client_ip: str) -> None:
+        try:
+            async with self._logout_gate:
+                await self._context.login.logout(session, None, client_ip)
+        except Exception:
+            log.exception("log-out failed unexpectedly")
+
+    # -- settings ----------------------------------------------------------------------------------------------------
+
+    def _extra(self, name: str, provider_name: str = "") -> Any:
+        return self._context.settings.extra("radius", name, self._config, provider_name)
+
+    def _extra_of(self, record: Record, name: str) -> Any:
+        return self._extra(name, record.name)
+
+    def _report(self, problems: list[str]) -> None:
+        """Each problem once per change, all of them counted."""
+        for problem in problems:
+            if problem not in self._problems:
+                log.error("configuration of a provider", problem=problem)
+        self._problems = problems
+        metrics.radius_config_errors.set(len(problems))
