@@ -28,22 +28,38 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the core's own out
 GATHERED = 1024  # values of one histogram that wait to be counted: 8 KiB, counted within 0.2 ms
 
 
-class Gathered:
-    """One histogram (with its labels) for what happens many thousand times a second: counts values many at once.
+class _Waiting:
+    """What is to be told to a metric later: whoever collects the metrics sees all of it."""
 
-    A histogram takes two locks and a walk over its buckets per value. To be told values from one thread only; whoever
-    collects the metrics sees all of them.
-    """
+    _all: ClassVar[WeakSet[_Waiting]] = WeakSet()
 
-    _all: ClassVar[WeakSet[Gathered]] = WeakSet()
-
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram: Any = histogram  # its parts are looked at below
-        self._waiting: list[float] = []
+    def __init__(self) -> None:
         self._all.add(self)
 
     def __del__(self) -> None:
         self.count()
+
+    def count(self) -> None:
+        """Tell the metric what was gathered."""
+        raise NotImplementedError
+
+    @classmethod
+    def count_all(cls) -> None:
+        """Tell all metrics."""
+        for gathered in list(cls._all):
+            gathered.count()
+
+
+class Gathered(_Waiting):
+    """One histogram (with its labels) for what happens many thousand times a second: counts values many at once.
+
+    A histogram takes two locks and a walk over its buckets per value. To be told values from one thread only.
+    """
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram: Any = histogram  # its parts are looked at below
+        self._waiting: list[float] = []
+        super().__init__()
 
     def observe(self, value: float) -> None:
         """As the histogram's own."""
@@ -63,11 +79,24 @@ class Gathered:
             self._histogram._buckets[place].inc(times)
         self._histogram._sum.inc(math.fsum(values))
 
-    @classmethod
-    def count_all(cls) -> None:
-        """Tell all histograms."""
-        for gathered in list(cls._all):
-            gathered.count()
+
+class Tally(_Waiting):
+    """The same for one counter (with its labels), which takes a lock each time."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._times = 0
+        super().__init__()
+
+    def inc(self) -> None:
+        """As the counter's own."""
+        self._times += 1
+
+    def count(self) -> None:
+        """Tell the counter what was gathered."""
+        times, self._times = self._times, 0
+        if times:
+            self._counter.inc(times)
 
 
 class _Before:
@@ -79,7 +108,7 @@ class _Before:
 
     def collect(self) -> list[Any]:
         """Nothing."""
-        Gathered.count_all()
+        _Waiting.count_all()
         return []
 
 

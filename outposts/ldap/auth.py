@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from common.flow import split_code
 from common.outcomes import CoreSession, Credentials, Denied, LoginTarget, Outcome, Passed, Reason, Unavailable
 from common.tls import CertificateError
 from outposts.ldap import controls, sasl
-from outposts.ldap.bind_cache import BindCache, Lifetimes
+from outposts.ldap.bind_cache import DIGEST_SIZE, KEY_SIZE, BindCache, Lifetimes
 from outposts.ldap.bind_names import find_certificate_user, find_sasl_user, find_user
 from outposts.ldap.entries import Kind
 from outposts.ldap.messages import BindRequest, Sasl, Simple
@@ -46,6 +47,7 @@ log = logs.get_logger("ldap.auth")
 # Only where the core gave no answer may the cache's grace stand in for it; a core that answers with anything else (the
 # flow is gone, our token is refused, an exception in a policy) is there, and has not consented.
 CORE_AWAY = frozenset({Reason.CORE_UNAVAILABLE, Reason.DEADLINE})
+MAX_BINDS_KNOWN = 16_384  # binds recognised by their octets, of one refresh; some 300 bytes each
 LOGOUTS_AT_ONCE = 2  # a core hashes and signs on few processors: log-outs must not push logins aside
 MAX_LOGOUTS_WAITING = 1000  # beyond that the core lets the session end by itself
 
@@ -181,13 +183,42 @@ class Authenticator:
         self._sleep = sleep
         self.throttle = throttle.Throttle(os.urandom(throttle.KEY_SIZE))
         self._flights: dict[tuple[bytes, str], _Flight] = {}
-        self._cache_hits = metrics.bind_cache_lookups.labels("hit")
+        self._hit_tally = metrics.Tally(metrics.bind_cache_lookups.labels("hit"))
+        # One for binds in the clear, one for encrypted ones: what may be answered differs.
+        self._octets_keys = os.urandom(KEY_SIZE), os.urandom(KEY_SIZE)
         self._cache_misses = metrics.bind_cache_lookups.labels("miss")
         self._logouts: set[asyncio.Task[None]] = set()
         self._logout_gate = asyncio.Semaphore(LOGOUTS_AT_ONCE)
 
-    def at_once(self, request: BindRequest, peer: Peer, providers: Providers) -> BindAnswer | None:
-        """The answer where nobody has to be asked: a refusal, or a bind that the cache holds. None: ``bind`` it."""
+    def octets(self, content: bytes, *, encrypted: bool) -> bytes:
+        """A keyed digest of an encoded BindRequest: says nothing to who reads it later."""
+        key = self._octets_keys[encrypted]
+        return hashlib.blake2b(content, key=key, digest_size=DIGEST_SIZE).digest()
+
+    def again(self, octets: bytes, client_ip: str, providers: Providers) -> BindAnswer | None:
+        """The answer to a bind whose very octets the cache answered before, as long as it still would. None: ask."""
+        memo = providers.binds.get(octets)
+        if memo is None:
+            return None
+        answer: BindAnswer = memo[0]
+        question: Question = memo[1]
+        identity = answer.identity
+        now = self._now()
+        if identity is None or self._cache.fresh(identity.provider_pk, question.digest, now) is not identity:
+            return None
+        if len(self.throttle):
+            attempt = self.throttle.attempt(identity.provider_pk, question.username, client_ip)
+            if self.throttle.pair_blocked(attempt, now):
+                return None
+            self.throttle.forgive(attempt)
+        self._hit_tally.inc()
+        return answer
+
+    def at_once(self, request: BindRequest, peer: Peer, providers: Providers, octets: bytes = b"") -> BindAnswer | None:
+        """The answer where nobody has to be asked: a refusal, or a bind that the cache holds. None: ``bind`` it.
+
+        ``octets``: digest of the encoded request, if it came in a message without controls.
+        """
         try:
             question = self.examine(request, peer, providers)
             if isinstance(question, BindAnswer):
@@ -195,7 +226,14 @@ class Authenticator:
             if self._account_blocked(question):
                 return refused("account_busy", question.provider)
             known = self._remembered(question)
-            return None if known is None else self._answer_for(question, known, cached=True)
+            if known is None:
+                return None
+            answer = self._answer_for(question, known, cached=True)
+            if octets and not question.sasl:
+                if len(providers.binds) >= MAX_BINDS_KNOWN:
+                    providers.binds.clear()
+                providers.binds[octets] = (answer, replace(question, password=""))  # nothing needs that any more
+            return answer
         except Exception:
             log.exception("bind failed unexpectedly", client=peer.client_ip)
             return refused("unexpected")
@@ -346,7 +384,7 @@ class Authenticator:
         provider = question.provider
         known = self._cache.fresh(provider.pk, question.digest, self._now()) if question.cacheable else None
         if known is not None:
-            self._cache_hits.inc()
+            self._hit_tally.inc()
             if len(self.throttle):
                 self.throttle.forgive(self._attempt(question))
         return known

@@ -42,6 +42,7 @@ from outposts.ldap.messages import (
     SearchRequest,
     UnbindRequest,
 )
+from outposts.ldap.prepared import bind_success, whole_bind
 from outposts.ldap.providers import Providers
 from outposts.ldap.rfc import RESPONSE_TAG, ControlOid, ResultCode, Tag
 from outposts.ldap.session import Session, SessionLimits, State
@@ -89,6 +90,9 @@ class Observer(Protocol):
         self, client_ip: str, identity: Identity | None, request: SearchRequest, result: routing.Result, started: float
     ) -> None:
         """A search was answered."""
+
+    def known_bind(self, client_ip: str, data: bytes, answer: BindAnswer, started: float) -> None:
+        """A bind was answered without decoding ``data``, its whole message."""
 
     def prepared_search(
         self, client_ip: str, identity: Identity, data: bytes, count: int, app: str, started: float
@@ -146,6 +150,7 @@ class Connection:
         self._following: dict[int, _Stream] = {}  # searches that wait for changes of the directory
         self._backlog: deque[Request] = deque()
         self._binding: asyncio.Task[None] | None = None
+        self._bind_octets = b""  # digest of the bind that is being received whole and alone
         self._reading = True
         self._partial = (0, self.last_heard)  # which message was incomplete, and since when
         self._pump_due = False
@@ -159,28 +164,52 @@ class Connection:
         if self.session.is_quiet and self._answered_at_once(data, now):
             return
         self._serve(self.session.receive(data))
+        self._bind_octets = b""
 
     def _answered_at_once(self, data: bytes, started: float) -> bool:
-        """Whether the bytes are one search that was prepared, and now answered (``prepared``)."""
-        identity = self.session.identity
-        if identity is None or self._streams or self._backlog or self.is_blocked or self._closing:
+        """Whether the bytes are one search or bind that is known by its octets, and now answered (``prepared``)."""
+        if self._streams or self._backlog or self.is_blocked or self._closing:
             return False
         desk = self.desk
+        identity = self.session.identity
         try:
-            known = desk.searches.prepared(identity, desk.providers)
-            answer = known[0].reply(data) if known is not None else None
+            if identity is not None:
+                known = desk.searches.prepared(identity, desk.providers)
+                answer = known[0].reply(data) if known is not None else None
+                if answer is not None and known is not None:
+                    octets, count = answer
+                    self._wire.send(octets)
+                    self._tell(desk.observer.prepared_search, identity, data, count, known[1], started)
+                    return True
+            start, behind = whole_bind(data)
+            return behind > 0 and self._bound_at_once(data, start, behind, started)
         except Exception:
-            log.exception("prepared search failed unexpectedly", client=self.client_ip)
+            log.exception("request known by its octets failed unexpectedly", client=self.client_ip)
             return False
-        if answer is None or known is None:
+
+    def _bound_at_once(self, data: bytes, start: int, behind: int, started: float) -> bool:
+        """RFC 4511 §4.2 for a bind whose octets the cache has answered before, and would answer again."""
+        desk = self.desk
+        authenticator = desk.authenticator
+        octets = authenticator.octets(data[behind:], encrypted=self.session.secure)
+        answer = authenticator.again(octets, self.client_ip, desk.providers)
+        if answer is None or answer.identity is None:
+            self._bind_octets = octets
             return False
-        octets, count = answer
-        self._wire.send(octets)
+        former = desk.bound.enter(self, answer.identity)
+        self.session.bound_at_once(answer.identity)
+        self._wire.send(bind_success(data[start:behind]))
+        self._tell(desk.observer.known_bind, data, answer, started)
+        if former is not None and former is not answer.identity:
+            asyncio.get_running_loop().call_soon(authenticator.release, former)
+        return True
+
+    def _tell(self, tell: Callable[..., None], *told: Any) -> None:
+        """Have a finished request counted and logged; what goes wrong there is not the client's business."""
         try:
-            desk.observer.prepared_search(self.client_ip, identity, data, count, known[1], started)
+            tell(self.client_ip, *told)
         except Exception:
             log.exception("request not told", client=self.client_ip)
-        return True
 
     def blocked(self) -> None:
         """The client does not read: make no more, and read no more requests."""
@@ -340,7 +369,8 @@ class Connection:
         started = time.monotonic()
         certificate = self._wire.client_certificate() if isinstance(request.authentication, Sasl) else None
         peer = Peer(self.client_ip, self.session.secure, certificate)
-        answer = self.desk.authenticator.at_once(request, peer, self.desk.providers)
+        octets, self._bind_octets = self._bind_octets, b""
+        answer = self.desk.authenticator.at_once(request, peer, self.desk.providers, octets)
         if answer is not None:
             self._answer_bind(request, answer, started)
         else:

@@ -14,7 +14,7 @@ from common import logs, metrics
 from outposts.ldap import routing
 from outposts.ldap.auth import BindAnswer, Identity
 from outposts.ldap.filter_text import to_text
-from outposts.ldap.messages import SearchRequest
+from outposts.ldap.messages import BindRequest, SearchRequest
 from outposts.ldap.rfc import ResultCode, Scope
 from outposts.ldap.search import SearchAnswer
 from outposts.ldap.wire import decode_request
@@ -58,6 +58,16 @@ class Observations:
             if answer.username:
                 fields["sasl_user"] = answer.username[:MAX_NAME]
             self._line("bind", _text(name), client_ip, took, answer.code, **fields)
+
+    def known_bind(self, client_ip: str, data: bytes, answer: BindAnswer, started: float) -> None:
+        """A bind was answered without decoding ``data``, its whole message: decode it only for a line."""
+        if not log.enabled("info"):
+            app = answer.provider.application_slug if answer.provider is not None else ""
+            self._observe("bind", app, time.monotonic() - started)
+            return
+        request = decode_request(data)
+        if isinstance(request, BindRequest):
+            self.bind(client_ip, request.name, answer, started)
 
     def search(
         self, client_ip: str, identity: Identity | None, request: SearchRequest, result: routing.Result, started: float

@@ -39,7 +39,9 @@ MAX_HEADS = 8192  # entry headers remembered, 150 bytes each; a directory has on
 DONE = b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"  # SearchResultDone: success, no matchedDN, no text (RFC 4511 §4.5.2)
 # The first octets of a message with DONE, by the length of the message id's element (three to six octets).
 DONE_HEADS = tuple(bytes((SEQUENCE, size + len(DONE))) for size in range(8))
+BOUND = b"\x61\x07\x0a\x01\x00\x04\x00\x04\x00"  # BindResponse: success, as short (RFC 4511 §4.2.2)
 SEARCH_TAG = int(Tag.SEARCH_REQUEST)
+BIND_TAG = int(Tag.BIND_REQUEST)
 
 
 class Message(NamedTuple):
@@ -267,6 +269,29 @@ def split(data: bytes) -> Message | None:
     if begin == 0:
         return None
     return Message(int.from_bytes(data[at + 2 : behind], "big"), at, data[at:behind], data[begin:])
+
+
+def whole_bind(data: bytes) -> tuple[int, int]:
+    """Where the id's element and the BindRequest stand in one whole LDAPMessage without controls; (0, 0) if it is none.
+
+    The request reaches to the end of ``data``, as far as the lengths say.
+    """
+    size = len(data)
+    if size < 14 or size > MAX_QUESTION or data[0] != SEQUENCE:
+        return 0, 0
+    at = _content(data, 1, size)
+    if at == 0 or data[at] != 0x02:
+        return 0, 0
+    length = data[at + 1]
+    behind = at + 2 + length
+    if not 0 < length <= 4 or behind + 2 > size or not 0 < data[at + 2] < 0x80 or data[behind] != BIND_TAG:
+        return 0, 0
+    return (at, behind) if _content(data, behind + 1, size) else (0, 0)
+
+
+def bind_success(identifier: bytes) -> bytes:
+    """BindResponse: success, nothing else (RFC 4511 §4.2.2); ``identifier``: the element of the message id."""
+    return DONE_HEADS[len(identifier)] + identifier + BOUND
 
 
 def _content(data: bytes, at: int, size: int) -> int:

@@ -168,7 +168,7 @@ class Provider:
 class Providers:
     """All providers in service, in the core's order. Immutable but for a memo of recent lookups."""
 
-    __slots__ = ("_by_base", "_memo", "_names", "all", "by_pk", "prepared", "shadowed")
+    __slots__ = ("_by_base", "_memo", "_names", "all", "binds", "by_pk", "prepared", "shadowed")
 
     def __init__(self, providers: Iterable[Provider] = ()) -> None:
         self.all = tuple(providers)
@@ -176,6 +176,7 @@ class Providers:
         self._by_base: dict[bytes, Provider] = {}
         self._memo: dict[bytes, Provider | None] = {}
         self._names: dict[bytes, object] = {}
+        self.binds: dict[bytes, Any] = {}  # ``auth``'s memo of binds answered from the cache
         self.prepared: dict[int, Any] = {}  # by pk, what ``routing`` prepared for those who may see everything
         shadowed = []
         for provider in self.all:

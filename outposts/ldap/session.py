@@ -220,8 +220,16 @@ class Session(Generic[Identity]):
 
     @property
     def is_quiet(self) -> bool:
-        """Bound, and nothing is in progress or half received: one whole request may be answered on the spot."""
-        return self.state is State.BOUND and not self._operations and not self._pending
+        """Nothing is in progress or half received: one whole bind or search may be answered on the spot."""
+        return (self.state is State.BOUND or self.state is State.UNBOUND) and not self._operations and not self._pending
+
+    def bound_at_once(self, identity: Identity) -> None:
+        """A bind came in a quiet moment and was answered with success on the spot (:meth:`bind_finished`)."""
+        if not self.is_quiet:
+            raise ValueError("not in a quiet moment")
+        self._move(Event.BIND_RECEIVED)
+        self.identity = identity
+        self._move(Event.BIND_SUCCEEDED)
 
     @property
     def is_partial(self) -> bool:

@@ -102,6 +102,10 @@ class Witness:
         """A bind."""
         self._note("bind", answer.code)
 
+    def known_bind(self, client_ip: str, data: bytes, answer: BindAnswer, started: float) -> None:
+        """A bind by its octets."""
+        self._note("known bind", answer.code)
+
     def search(
         self, client_ip: str, identity: Identity | None, request: SearchRequest, result: Result, started: float
     ) -> None:
@@ -129,13 +133,14 @@ class Room:
         self.bound: BoundConnections[Connection, Identity] = BoundConnections()
         self.cache: BindCache[Identity] = BindCache(bytes(KEY_SIZE))
         self.unbind_flow: str | None = None
-        provider = settings(search_mode=mode, bind_mode="direct", **fields)
+        self.now = 0.0
+        provider = settings(**({"search_mode": mode, "bind_mode": "direct"} | fields))
         snapshot = _snapshot(provider.options, extra_users) if mode == "cached" else None
         self.desk = Desk(
             authenticator=Authenticator(
                 self.login,
                 self.cache,
-                now=lambda: 0.0,
+                now=lambda: self.now,
                 in_use=self.bound.uses,
                 unbind_flow=lambda pk: self.unbind_flow,
             ),
@@ -156,7 +161,7 @@ def search_request(
     message_id: int = 2, base: str = b, scope: int = 2, text: str = "(objectClass=*)", *attributes: bytes, **more: Any
 ) -> SearchRequest:
     """A search."""
-    limits = {"size_limit": 0, "time_limit": 0, "controls": ()} | more
+    limits: dict[str, Any] = {"size_limit": 0, "time_limit": 0, "controls": ()} | more
     return SearchRequest(
         message_id=message_id,
         base=base.encode(),
