@@ -42,7 +42,8 @@ def machine() -> str:
     if cpuinfo.exists():
         found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
         model = found[1] if found else model
-    return f"{len(os.sched_getaffinity(0))} cores ({model}), CPython {platform.python_version()}"
+    build = "the distribution's build" if sys.base_prefix == "/usr" else "built here"
+    return f"{len(os.sched_getaffinity(0))} cores ({model}), CPython {platform.python_version()} ({build})"
 
 
 def write_section(name: str, text: str) -> None:
