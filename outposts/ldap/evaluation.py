@@ -86,16 +86,15 @@ def cheap_first(node: And) -> Sequence[Filter]:
 
 
 def _or(snapshot: Snapshot, node: Or) -> Answer:
-    true: BitMap = _NOTHING
-    undefined: BitMap | None = None
+    trues: list[BitMap] = []
+    unknown: list[BitMap] = []
     for child in node.children:
         child_true, child_undefined = evaluate(snapshot, child)
-        true = true | child_true if true else child_true
+        trues.append(child_true)
         if child_undefined is not None:
-            undefined = child_undefined if undefined is None else undefined | child_undefined
-    if undefined is not None:
-        undefined = undefined - true
-    return true, undefined
+            unknown.append(child_undefined)
+    true = BitMap.union(*trues) if trues else _NOTHING
+    return true, BitMap.union(*unknown) - true if unknown else None
 
 
 def _not(snapshot: Snapshot, node: Not) -> Answer:

@@ -24,6 +24,10 @@ MAX_NESTING: Final = 40
 """Levels of and/or/not. Clients in the field use up to 6, 389 Directory Server stops at 40; walking 40 levels
 recursively stays far from Python's limit of 1,000 frames."""
 
+MAX_ITEMS: Final = 5_000
+"""Items, and empty and/or/not, of one filter. Some programs list a few hundred names; reading and evaluating this many
+takes some 30 ms, during which nobody else is served."""
+
 MAX_CACHED_DESCRIPTION: Final = 64
 """Bytes. Longer attribute descriptions are legal but not remembered, so that a client cannot fill memory with them."""
 
@@ -180,6 +184,7 @@ def decode(data: bytes, position: int, end: int, max_nesting: int = MAX_NESTING)
     open_children: list[list[Filter]] = []
     children: list[Filter] = []
     limit = end
+    count = 0
     while True:
         tag, start, stop = header(data, position, limit)
         node: Filter
@@ -220,6 +225,9 @@ def decode(data: bytes, position: int, end: int, max_nesting: int = MAX_NESTING)
         while True:
             if not open_tags:
                 return node, position
+            count += 1
+            if count > MAX_ITEMS:
+                raise ProtocolError("too many items in the filter", fatal=False)
             children.append(node)
             if position < limit:
                 break

@@ -495,9 +495,9 @@ def fuzz_certificate(source: random.Random) -> str:
         data = altered(source, parsed(octets)) if kind < 0.7 else injured(source, octets)
     try:
         leaf = x509.load_der_x509_certificate(data)
-    except ValueError:
+        certificate = client_certificate.of_peer(leaf, [leaf])
+    except client_certificate.UNREADABLE:
         return "error"
-    certificate = client_certificate.of_peer(leaf, [leaf])
     client_certificate.names(certificate.pem)
     taken = client_certificate.trusted(certificate, issuer, CERTIFICATE_TIME)
     assert not taken or data in seeds
