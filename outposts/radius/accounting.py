@@ -272,17 +272,24 @@ class Accounting:
         self.sessions = Sessions()
         self.journal = journal
         self.listeners: list[Callable[[Recorded], None]] = []
+        self.started = False
         self.events: Callable[[str], bool] = lambda _provider: False
         self._clock = clock
         self._report_event = report_event
         self._waiting: asyncio.Queue[Recorded] = asyncio.Queue(MAX_EVENTS)
         self._sender: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Take over what the journal knows. Raises ``NotRecorded`` if it cannot be used."""
+    async def start(self, *, restore: bool = True) -> None:
+        """See whether the journal can be used (``NotRecorded`` if not) and take over the sessions that it knows.
+
+        ``restore`` False: leave them there. Several workers would each count all of them.
+        """
         if self.journal is not None:
-            self.sessions.restore(await self.journal.open_sessions())
-            log.info("sessions taken over from the record", sessions=len(self.sessions))
+            known = await self.journal.open_sessions()
+            if restore:
+                self.sessions.restore(known)
+                log.info("sessions taken over from the record", sessions=len(self.sessions))
+        self.started = True
 
     async def answer(self, request: Request) -> Answer | Silence:
         """Answer an Accounting-Request that passed intake: noted, or nothing is said and the client sends it again."""
