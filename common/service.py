@@ -105,7 +105,8 @@ class DaemonContext:
     clock: Callable[[], float] = time.time
     metrics: Any = metrics
     outpost_name: str = ""
-    worker: int = 0  # this process's number among several; 0: it is alone
+    worker: int = 0  # this process's number among several, from 1; 0: it is alone
+    forward: Callable[[int, str, bytes], None] | None = None  # to another worker: its number, what, content
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def sealed(self, name: str) -> SealedFile | None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from prometheus_client import REGISTRY
 
@@ -38,6 +38,7 @@ from common.worker_wire import (
     Drain,
     Drop,
     Failed,
+    Forward,
     Hello,
     Listen,
     Listening,
@@ -78,6 +79,14 @@ class WorkerService(Service, Protocol):
 
     def drop(self, what: str, keys: Sequence[int]) -> None:
         """Forget at once what rests on these keys; ``what`` is the protocol's word (``Source`` and this agree)."""
+
+
+@runtime_checkable
+class Colleague(Protocol):
+    """A service whose workers pass things on to each other (``DaemonContext.forward``)."""
+
+    def forwarded(self, what: str, content: bytes) -> None:
+        """Another worker has passed this on."""
 
 
 WorkerServiceFactory = Callable[[DaemonContext], WorkerService]
@@ -163,6 +172,8 @@ class Worker:
             case MetricsRequest():
                 families = metric_merge.to_bytes(metric_merge.collect(REGISTRY))
                 self._channel.send(Metrics(message.number, families))
+            case Forward():
+                self._forwarded(service, message)
             case Drain():
                 self.request_drain(message.timeout_s, message.number)
 
@@ -183,6 +194,8 @@ class Worker:
                 hello.instance_id,
                 lambda: self._channel.send(Refresh()),
                 time.time,
+                worker=hello.worker,
+                forward=self._forward,
             )
             self._service = self._factory(self._context)
         except Exception:
@@ -192,6 +205,17 @@ class Worker:
         self._channel.send(Started(VERSION, os.getpid()))
         self._context.spawn(self._work(self._service), "orders")
         self._context.spawn(self._report(self._service), "status")
+
+    def _forward(self, worker: int, what: str, content: bytes) -> None:
+        self._channel.send(Forward(worker, what, content))
+
+    def _forwarded(self, service: WorkerService, message: Forward) -> None:
+        if not isinstance(service, Colleague):
+            raise WireError("nothing is passed on in this protocol")
+        try:
+            service.forwarded(message.what, message.content)
+        except Exception:
+            log.exception("what another worker passed on was not handled")
 
     def _at_once(self, number: int, work: Callable[[], None]) -> None:
         """A revocation. One that fails is not acknowledged as done: the supervisor ends this process for it."""

@@ -16,6 +16,7 @@ What must be known to have happened carries a ``number``, answered by ``Ack`` wi
     MetricsRequest                    ────────►
                                       ◄────────    Metrics
                                       ◄────────    Status, every second and at each change; Refresh
+    Forward (from another worker)     ◄───────►    Forward (to another worker)
     Drain                             ────────►
                                       ◄────────    Ack, then the end of the connection
 
@@ -164,8 +165,22 @@ class Refresh(Message, frozen=True, tag=26):
     """The service asks for a refresh."""
 
 
-ToWorker = Hello | Configure | Publish | Listen | SessionEnd | ConnectionLost | Drop | MetricsRequest | Drain
-ToSupervisor = Started | Listening | Failed | Ack | Metrics | Status | Refresh
+class Forward(Message, frozen=True, tag=27):
+    """Something that another worker has to deal with, passed on by the supervisor; lost if that worker is gone.
+
+    ``worker`` is the number of the one it is for. ``what`` and ``content`` are the protocol's business.
+    """
+
+    worker: int
+    what: str
+    content: bytes
+
+    def __repr__(self) -> str:
+        return f"Forward(worker={self.worker}, what={self.what!r})"
+
+
+ToWorker = Hello | Configure | Publish | Listen | SessionEnd | ConnectionLost | Drop | MetricsRequest | Drain | Forward
+ToSupervisor = Started | Listening | Failed | Ack | Metrics | Status | Refresh | Forward
 
 
 def encode(message: Message) -> bytes:

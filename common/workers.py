@@ -54,6 +54,7 @@ from common.worker_wire import (
     Drain,
     Drop,
     Failed,
+    Forward,
     Hello,
     Listen,
     Listening,
@@ -364,6 +365,10 @@ class Pool:
                 member.reasons = message.reasons
             case Refresh():
                 self._context.request_refresh()
+            case Forward():
+                other = self.members.get(message.worker)
+                if other is not None and other.started and other.channel is not None:
+                    other.channel.send(message)
 
     def _answered(self, member: _Member, number: int, problem: str) -> None:
         if problem:

@@ -88,6 +88,8 @@ class Desk:
         self.authenticator = authenticator
         self.accounting = accounting
         self.max_pending = MAX_PENDING
+        # With several workers: passes a packet on whose State another one made; False if it is to be dealt with here.
+        self.pass_on: Callable[[Request, Line, object], bool] | None = None
         self.in_service: Callable[[RadiusProvider], bool] = lambda provider: provider.pk in intake.providers.by_pk
         self._observer = observer
         self._able = able
@@ -113,10 +115,12 @@ class Desk:
         accounting_only: bool = False,
         transport: str = UDP,
         provider: RadiusProvider | None = None,
+        passed_on: bool = False,
     ) -> str:
         """A datagram came. Replies go to ``line.send``, maybe much later. Returns the reason of a drop, else empty.
 
-        ``client_ip`` is the address without scope, IPv4 unmapped. ``provider``: see ``Intake.receive``.
+        ``client_ip`` is the address without scope, IPv4 unmapped. ``provider``: see ``Intake.receive``. ``passed_on``:
+        another worker has got it and found that it is ours.
         """
         now = self._clock()
         verdict = self.intake.receive(
@@ -131,6 +135,9 @@ class Desk:
             provider=provider,
         )
         if type(verdict) is Accepted:
+            if self.pass_on is not None and not passed_on and self.pass_on(verdict.request, line, where):
+                self.intake.duplicates.forget(verdict.entry)  # its copies are passed on too
+                return ""
             self._begin(verdict.request, verdict.entry, line, where, accounting_only)
         elif type(verdict) is Copy:
             self._observer.copied(verdict, client_ip)

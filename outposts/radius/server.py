@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -190,6 +191,13 @@ class Wire:
                 self._socket.sendmsg([octets], [info], 0, address)
         except OSError as error:
             log.debug("reply not sent", listener=self.listener, problem=error.strerror)
+
+    def where(self, plain: Sequence[Any]) -> tuple[Any, ...]:
+        """A ``where`` of this socket's kind that has been through an encoding, which makes lists of tuples."""
+        if not self._any:
+            return tuple(plain)
+        address, info = plain
+        return tuple(address), tuple(info) if info is not None else None
 
     def close(self) -> None:
         """Close the socket."""

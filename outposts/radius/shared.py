@@ -10,13 +10,38 @@ which is a reject, as after a restart of the daemon.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
+
+from common import logs, metrics
 from common.cache import Configuration
 from common.reactor import LoopReactor
 from common.service import DaemonContext
 from common.worker import Published
+from outposts.radius.desk import Line
 from outposts.radius.extension import Extensions, none
+from outposts.radius.request import Request
+from outposts.radius.rfc import Attribute, Code
+from outposts.radius.server import Wire
 from outposts.radius.service import RadiusService
+from outposts.radius.session import worker_of
+
+PACKET = "packet"
+_STATE, _ACCESS_REQUEST = int(Attribute.STATE), int(Code.ACCESS_REQUEST)
+
+log = logs.get_logger("radius")
+
+
+class _Packet(msgspec.Struct, array_like=True):
+    """A packet that another worker got. ``wire``: which of the sockets, all workers open the same ones in order."""
+
+    wire: int
+    client_ip: str
+    client_port: int
+    local: str
+    where: tuple[Any, ...]
+    octets: bytes
 
 
 class RadiusSource:
@@ -42,7 +67,48 @@ class RadiusWorkerService(RadiusService):
     """See ``common.worker.WorkerService``."""
 
     def __init__(self, context: DaemonContext, reactor: LoopReactor, extensions: Extensions = none) -> None:
-        super().__init__(context, reactor, extensions, worker=context.worker)
+        # State has one octet for the number, and there are at most 256 workers, which count from 1.
+        super().__init__(context, reactor, extensions, worker=max(0, context.worker - 1))
+        self._decoder = msgspec.msgpack.Decoder(_Packet)
+        self.desk.pass_on = self._pass_on
+
+    def _pass_on(self, request: Request, line: Line, where: object) -> bool:
+        """Have another worker deal with an answer to a challenge of its own."""
+        if request.packet.code != _ACCESS_REQUEST or not isinstance(line, Wire):
+            return False
+        state = request.packet.first(_STATE)
+        maker = worker_of(state) if state is not None else None
+        forward = self._context.forward
+        if maker is None or maker == self._context.worker - 1 or forward is None or not isinstance(where, tuple):
+            return False
+        packet = _Packet(
+            self.server.wires.index(line),
+            *request.peer,
+            request.local,
+            where,
+            request.packet.octets,
+        )
+        forward(maker + 1, PACKET, msgspec.msgpack.encode(packet))
+        metrics.radius_forwarded.inc()
+        return True
+
+    def forwarded(self, what: str, content: bytes) -> None:
+        """See ``common.worker.Colleague``."""
+        packet = self._decoder.decode(content)
+        if what != PACKET or not 0 <= packet.wire < len(self.server.wires):
+            log.error("not understood what another worker passed on", what=what)
+            return
+        wire = self.server.wires[packet.wire]
+        self.desk.received(
+            packet.octets,
+            packet.client_ip,
+            packet.client_port,
+            wire,
+            wire.where(packet.where),
+            local=packet.local,
+            accounting_only=wire.accounting_only,
+            passed_on=True,
+        )
 
     async def receive(self, published: Published) -> None:
         """Nothing is published."""
