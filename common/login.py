@@ -15,7 +15,8 @@ shows whether there is such a stage. So:
 2a. either the outpost itself verified the certificate's issuer, or no user name was sent in this run: then the core had
     nothing but the certificate to find a user by; and
 2b. the user of the session (``users/me``) is one that the certificate names (common name, subject or e-mail address).
-    This also keeps a name sent beside the certificate from putting another user in its place.
+    This also keeps a name sent beside the certificate from putting another user in its place. An operator may leave
+    it to the core whom a certificate stands for (``bind_identity`` off); then no name may have been sent at all.
 
 A flow that asks for a password or an unsent name ends such a login.
 
@@ -269,8 +270,10 @@ class LoginService:
         if not isinstance(result, Ended):
             return Unavailable(Reason.INTERNAL, type(result).__name__)
         if credentials.certificate_only:
-            if not (credentials.certificate_trusted or not result.named):
+            if result.named and not credentials.certificate_trusted:
                 return Denied(Reason.CERTIFICATE_NOT_DECISIVE, "the certificate's issuer was not verified here")
+            if result.named and not target.bind_identity:
+                return Denied(Reason.CERTIFICATE_NOT_DECISIVE, "a name was sent, and it need not be the certificate's")
         elif not (
             result.password_accepted or result.code_accepted or (target.allow_push_only and result.push_accepted)
         ):

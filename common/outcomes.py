@@ -67,7 +67,8 @@ class LoginTarget:
     ``mfa_support``: a code may follow the password after ``;``. ``remember_me``: sessions are cached on purpose.
     ``allow_push_only``: a flow that asks for neither password nor code but for a push may pass. ``want_user``: look the
     user up (key, name, groups) beside the access check. ``auto_consent``: consent stages are agreed to for the user.
-    ``bind_identity``: a login by a certificate alone passes only as a user whom the certificate names.
+    ``bind_identity``: a login by a certificate alone passes only as a user whom the certificate names; without, the
+    core alone says whose it is, so a flow that asks for a name does not pass.
     """
 
     protocol: str  # "ldap" or "radius"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -15,6 +16,7 @@ from tests.common.scripted_core import (
     GOOD,
     PASSING,
     REDIRECT,
+    TARGET,
     Core,
     Step,
     answer,
@@ -117,6 +119,19 @@ async def test_a_name_beside_the_certificate_does_not_replace_its_user() -> None
     outcome = await log_in(core, who=who("bob", trusted=True))
     assert isinstance(outcome, Denied)
     assert outcome.reason == "identity_mismatch"
+
+
+async def test_without_binding_the_core_says_whose_it_is() -> None:
+    """Any user, as long as no name was sent: a certificate of alice must not be good for whoever is named."""
+    free = replace(TARGET, bind_identity=False)
+    bob = answer({"user": {"pk": 6, "username": "bob"}})
+    for trusted in (True, False):
+        outcome = await log_in(Core(*SILENT, users__me=bob), free, who(trusted=trusted))
+        assert isinstance(outcome, Passed)
+        assert outcome.username == "bob"
+        outcome = await log_in(Core(*NAMED, users__me=bob), free, who("bob", trusted=trusted))
+        assert isinstance(outcome, Denied)
+        assert outcome.reason == "certificate_not_decisive"
 
 
 async def test_the_e_mail_address_names_too() -> None:
