@@ -7,7 +7,8 @@
     Access-Request   same User-Name, State, User-Password with what was typed   → login goes on
 
 State is good for one packet from the client and provider that it was made for. Where replicas share a store, the paused
-login is put there sealed, and any of them may go on with it; a push that is under way can go on only where it is.
+login is put there sealed, and any of them may go on with it; a push that is under way can go on only where it is. The
+State of a shared login is longer than others and names no worker.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from outposts.radius.rfc import Attribute, Code
 from outposts.radius.session import STATE_SIZE, Exchanges
 from outposts.radius.wire import Attributes, Packet, PacketError, reveal_password
 
+SHARED_STATE_SIZE = STATE_SIZE + 4  # octets, all of chance; another length than a State that names a worker
 NO_ECHO, ECHO = (0).to_bytes(4, "big"), (1).to_bytes(4, "big")  # RFC 2869 §5.10
 
 log = logs.get_logger("radius.challenge")
@@ -94,7 +96,7 @@ class Challenges:
     """All logins of this process that wait for a person, and those that replicas share.
 
     ``exchanges`` keeps them here; ``store`` (None: nothing is shared) keeps them for all replicas. ``monotonic`` is
-    the clock of ``exchanges``, ``random(n)`` gives n octets of chance.
+    the clock of ``exchanges``, ``random(n)`` gives n octets of chance, ``worker`` is this process's number.
     """
 
     def __init__(
@@ -110,7 +112,6 @@ class Challenges:
         self._monotonic = monotonic
         self._random = random
         self._store = store
-        self._worker = worker
         self._ending: set[asyncio.Task[None]] = set()
         self.exchanges: Exchanges[Pending] = Exchanges(random, worker=worker, on_drop=self._drop)
 
@@ -159,7 +160,7 @@ class Challenges:
         """Put a paused login where all replicas find it. None: it is to be kept here."""
         if self._store is None:
             return None
-        state = bytes((self._worker,)) + self._random(STATE_SIZE - 1)
+        state = self._random(SHARED_STATE_SIZE)
         key = shared_key(state, request)
         sealed = paused.sealed(binding(key, user_name))
         if sealed is None:
@@ -172,7 +173,7 @@ class Challenges:
         return state
 
     async def _fetch(self, request: Request, state: bytes) -> Pending | None:
-        if self._store is None or len(state) != STATE_SIZE:
+        if self._store is None or len(state) != SHARED_STATE_SIZE:
             return None
         key = shared_key(state, request)
         sealed = await self._store.take(key)
@@ -189,9 +190,11 @@ class Challenges:
 
 
 def shared_key(state: bytes, request: Request) -> str:
-    """Under what a challenge is shared: another client or provider with the same State finds nothing."""
-    whose = f"{request.provider.pk}|{request.client_ip}|".encode()
-    return hashlib.sha256(whose + state).hexdigest()
+    """Under what a challenge is shared: another client or provider with the same State finds nothing, nor does the same
+    provider once its application or flow has changed."""
+    provider = request.provider
+    whose = f"{provider.pk}|{provider.application_slug}|{provider.flow_slug}|{request.client_ip}|"
+    return hashlib.sha256(whose.encode() + state).hexdigest()
 
 
 def binding(key: str, user_name: bytes) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyotp
@@ -24,6 +24,7 @@ from outposts.radius.challenge import AnswerRefused, Challenges, challenge_attri
 from outposts.radius.providers import RadiusProvider
 from outposts.radius.request import UDP, Answer, Request
 from outposts.radius.rfc import Attribute, Code
+from outposts.radius.session import worker_of
 from tests import factories, stub_flows
 from tests.common.core_server import Address
 from tests.core import cores
@@ -208,6 +209,7 @@ async def test_r19_state_of_somebody_else() -> None:
             request("123456", state_row(state[:-1] + bytes((state[-1] ^ 1,)))),
             request("123456", state_row(state[:-1])),
             request("123456", state_row(b"")),
+            request("123456", state_row(state + b"\0\0\0\0")),
         ]
         for packet in wrong:
             outcome = await nas.ask(packet)
@@ -396,6 +398,7 @@ async def test_replicas_share_challenges() -> None:
             other = front(one.core, other_store, clock=one.clock, first=1_000)
             state = challenge(await one.ask(request("pw")), "Code:")
             assert len(one.challenges.exchanges) == 0
+            assert worker_of(state) is None
             (key,) = server.client().keys("*")
             content = server.client().get(key)
             for secret in (b"pw", b"alice", b"authentik_session", state):
@@ -404,6 +407,7 @@ async def test_replicas_share_challenges() -> None:
             for packet in (
                 request("123456", state_row(state), nas=OTHER_NAS),
                 request("123456", state_row(state), provider=FOREIGN),
+                request("123456", state_row(state), provider=replace(PROVIDER, flow_slug="other-flow")),
             ):
                 outcome = await other.ask(packet)
                 assert isinstance(outcome, Denied)
