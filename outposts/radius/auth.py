@@ -47,7 +47,7 @@ from outposts.radius.eap.packet import failure_for, without_realm
 from outposts.radius.eap.steps import Succeed
 from outposts.radius.gate import Gate
 from outposts.radius.request import Answer, Request, Silence
-from outposts.radius.rfc import VENDOR_MICROSOFT, Attribute, Code, MicrosoftAttribute
+from outposts.radius.rfc import MAX_VALUE, VENDOR_MICROSOFT, Attribute, Code, MicrosoftAttribute
 from outposts.radius.wire import Attributes, PacketError, make_salts, mppe_keys, reveal_password, split_long
 
 DENIED_TEXT = "Access denied."  # the neutral Reply-Message; says nothing about why
@@ -55,7 +55,6 @@ MAX_ENDED = 10_000  # session ends remembered while logins are under way
 ENDED_S = 180.0  # longer than any login may take
 # Octets kept free in an EAP Accept: EAP-Success (6), two keys (58 each), EAP-Key-Name (67).
 EAP_RESERVED = 6 + 2 * 58 + 67
-MAX_KEY_NAME = 253
 
 _USER_NAME, _USER_PASSWORD = int(Attribute.USER_NAME), int(Attribute.USER_PASSWORD)
 _CHAP_PASSWORD, _EAP_MESSAGE = int(Attribute.CHAP_PASSWORD), int(Attribute.EAP_MESSAGE)
@@ -86,6 +85,7 @@ class Grant:
     vlan: str | None = None
     class_: bytes = field(default=b"", repr=False)
     user_name: str | None = None
+    attributes: Attributes = field(default=(), repr=False)  # for the request that was granted; EAP goes on with others
 
 
 # Told of each accepted login: the request, the core's session, Class and User-Name of the reply (empty: none).
@@ -289,31 +289,32 @@ class Authenticator:
             user_name=passed.username if provider.echo_user else None,
         )
         try:
-            _attributes(request, grant, reserved=EAP_RESERVED if eap else 0, eap=eap)
+            attributes = _attributes(request, grant, reserved=EAP_RESERVED if eap else 0, eap=eap)
         except AttributesError as error:
             return error.reason
-        return grant
+        return replace(grant, attributes=attributes)
 
     def accept(self, request: Request, grant: Grant, success: Succeed | None) -> Answer:
         """The Access-Accept: the only place that states one. ``success``: how EAP ended; None for a password."""
-        keys: Attributes = ()
-        end: Attributes = ()
+        attributes = grant.attributes if success is None else self._with_keys(request, grant, success)
+        if isinstance(attributes, str):
+            eap = failure_for(request.packet.joined(_EAP_MESSAGE))
+            return self.reject(request, attributes, eap=eap, username=grant.username, stage="", message="")
+        self._on_accept(request, grant.session, grant.class_, grant.user_name or "")
+        return Answer(Code.ACCESS_ACCEPT, attributes, username=grant.username)
+
+    def _with_keys(self, request: Request, grant: Grant, success: Succeed) -> Attributes | str:
+        """The attributes of an Accept that ends EAP, or the label of why not: Proxy-State has grown."""
         packet = request.packet
-        if success is not None:
-            keys = mppe_keys(request.provider.secret, packet.authenticator, success.msk, make_salts(self._random(4)))
-            end = split_long(_EAP_MESSAGE, success.eap)
-            if packet.first(Attribute.EAP_KEY_NAME) is not None and 0 < len(success.session_id) <= MAX_KEY_NAME:
-                end = ((Attribute.EAP_KEY_NAME, success.session_id), *end)
+        end = split_long(_EAP_MESSAGE, success.eap)
+        if packet.first(Attribute.EAP_KEY_NAME) is not None and 0 < len(success.session_id) <= MAX_VALUE:
+            end = ((Attribute.EAP_KEY_NAME, success.session_id), *end)
+        keys = mppe_keys(request.provider.secret, packet.authenticator, success.msk, make_salts(self._random(4)))
         reserved = sum(len(value) + 2 for _, value in end)
         try:
-            attributes = _attributes(request, grant, keys, reserved=reserved, eap=success is not None)
-        except AttributesError as error:  # this packet has more Proxy-State than the one that was granted
-            eap = failure_for(packet.joined(_EAP_MESSAGE)) if success is not None else b""
-            if eap:
-                return self.reject(request, error.reason, eap=eap, username=grant.username, stage="", message="")
-            return self._refuse(request, error.reason, username=grant.username)
-        self._on_accept(request, grant.session, grant.class_, grant.user_name or "")
-        return Answer(Code.ACCESS_ACCEPT, (*attributes, *end), username=grant.username)
+            return (*_attributes(request, grant, keys, reserved=reserved, eap=True), *end)
+        except AttributesError as error:
+            return error.reason
 
     def reject(self, request: Request, label: str, *, eap: bytes, username: str, stage: str, message: str) -> Answer:
         """The Access-Reject of an EAP conversation; no Reply-Message beside EAP (RFC 3579 §2.6.5)."""

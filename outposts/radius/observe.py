@@ -33,7 +33,7 @@ HINTS = {
     "unknown_client": "in the client networks of no provider",
     "overload": "more requests in progress than x_radius_max_pending",
 }
-_USER_NAME = int(Attribute.USER_NAME)
+_USER_NAME, _STATUS_SERVER = int(Attribute.USER_NAME), int(Code.STATUS_SERVER)
 
 log = logs.get_logger("radius")
 lines = logs.RequestLines("radius")
@@ -48,6 +48,7 @@ class Observations:
         self._histograms: dict[str, Any] = {}
         self._requests: dict[tuple[str, int, str], Any] = {}
         self._drops: dict[str, Any] = {}
+        self._copies = metrics.Tally(metrics.radius_duplicates)
 
     @property
     def outpost_name(self) -> str:
@@ -87,7 +88,7 @@ class Observations:
 
     def copied(self, copy: Copy, client_ip: str) -> None:
         """A copy of a recent packet came."""
-        metrics.radius_duplicates.inc()
+        self._copies.inc()
         if log.enabled("debug"):
             log.debug("copy of a recent packet", client=client_ip, provider=copy.provider.name, again=bool(copy.reply))
 
@@ -98,25 +99,28 @@ class Observations:
         result = RESULTS.get(outcome.code, "other") if isinstance(outcome, Answer) else SILENCE
         histogram = self._histograms.get(app)
         if histogram is None:
-            histogram = self._histograms[app] = metrics.radius_requests_seconds.labels(self._outpost_name, app)
+            histogram = metrics.Gathered(metrics.radius_requests_seconds.labels(self._outpost_name, app))
+            self._histograms[app] = histogram
         histogram.observe(took)
         key = (app, packet.code, result)
         counter = self._requests.get(key)
         if counter is None:
             code = Code(packet.code).name.lower()
-            counter = self._requests[key] = metrics.radius_requests.labels(self._outpost_name, app, code, result)
+            counter = metrics.Tally(metrics.radius_requests.labels(self._outpost_name, app, code, result))
+            self._requests[key] = counter
         counter.inc()
         if result == SILENCE:
             self._count_drop(outcome.reason)
         elif result == "reject":
             metrics.radius_rejected.labels(self._outpost_name, outcome.reason, app).inc()
-        if log.enabled("info"):
+        # Watch-dogs ask every few seconds: that they were answered is nothing to tell every time.
+        if log.enabled("info" if packet.code != _STATUS_SERVER else "debug"):
             self._line(request, outcome, result, took)
 
     def _count_drop(self, reason: str) -> None:
         counter = self._drops.get(reason)
         if counter is None:
-            counter = self._drops[reason] = metrics.radius_dropped.labels(self._outpost_name, reason)
+            counter = self._drops[reason] = metrics.Tally(metrics.radius_dropped.labels(self._outpost_name, reason))
         counter.inc()
 
     def _line(self, request: Request, outcome: Answer | Silence, result: str, took: float) -> None:
