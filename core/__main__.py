@@ -32,6 +32,7 @@ from core.database import FILE_NAME, Database
 from core.errors import CorePartError, CoreSettingError
 from core.hashing import PasswordHasher
 from core.hub import Hub
+from core.mail import Mailer
 from core.policies import POLICY_TYPES
 from core.policies.engine import PolicyEngine
 from core.server import Server
@@ -199,7 +200,15 @@ async def running(settings: CoreSettings, *, clock: Callable[[], float] = time.t
         stack.callback(hasher.close)
         engine = PolicyEngine(database, POLICY_TYPES)
         stack.callback(engine.close)
-        services = Services(database, engine=engine, passwords=hasher, clock=clock)
+        services = Services(
+            database,
+            engine=engine,
+            passwords=hasher,
+            mailer=Mailer(settings.mail),
+            public_url=settings.public_url,
+            clock=clock,
+        )
+        stack.push_async_callback(services.close)
         hub = Hub(services, asyncio.get_running_loop())
         server = Server(services, settings, hub, STAGES)
         runner = web.AppRunner(

@@ -176,6 +176,7 @@ _PROVIDERS: dict[str, type[msgspec.Struct]] = {
     "authentik_providers_proxy.proxyprovider": ProxyOptions,
 }
 _MAPPINGS: dict[str, type[MappingOptions]] = {
+    "authentik_events.notificationwebhookmapping": MappingOptions,
     "authentik_providers_oauth2.scopemapping": ScopeMappingOptions,
     "authentik_providers_radius.radiusproviderpropertymapping": MappingOptions,
 }
@@ -185,8 +186,7 @@ OLDER_NAMES = {"authentik_tenants.tenant": "authentik_brands.brand"}
 # Known to the reference; a blueprint that needs one is refused by name.
 _NOT_OFFERED_STAGES = (
     "user_write", "user_delete", "prompt", "consent", "redirect", "email", "invitation", "captcha", "source",
-    "authenticator_totp", "authenticator_static", "authenticator_sms", "authenticator_duo", "authenticator_webauthn",
-    "authenticator_email",
+    "authenticator_webauthn",
 )  # fmt: skip
 NOT_OFFERED = frozenset(
     {f"authentik_stages_{name}.{name.replace('_', '')}stage" for name in _NOT_OFFERED_STAGES}

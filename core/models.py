@@ -237,7 +237,7 @@ class Stage(Model):
     pk: str = ""
     type: str
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,4 +1,5 @@
-"""One-time codes: time-based (RFC 6238) with drift learning, static lists, replay protection and back-off.
+"""One-time codes: time-based (RFC 6238) with drift learning, static lists, codes that were sent; replay protection and
+back-off.
 
 Pure rules: a device record and the time go in, the record is changed in place, and the answer says whether the code
 counts. The caller saves the record in the same step, so that two requests cannot use one code.
@@ -9,9 +10,9 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 
-from core.models import StaticDevice, TOTPDevice
+from core.models import EmailDevice, SMSDevice, StaticDevice, TOTPDevice
 
-Device = TOTPDevice | StaticDevice
+Device = TOTPDevice | StaticDevice | EmailDevice | SMSDevice
 
 THROTTLE_FACTOR_S = 1.0  # after n failures in a row the device refuses for factor * 2^(n-1) seconds: 1, 2, 4, …
 MAX_THROTTLE_DOUBLINGS = 20  # about 12 days; keeps the power finite
@@ -65,6 +66,30 @@ def _matches_static(device: StaticDevice, code: str) -> bool:
     return True
 
 
+def _matches_sent(device: EmailDevice | SMSDevice, code: str, now: float) -> bool:
+    if not hmac.compare_digest(device.token.encode(), code.encode()) or now >= device.valid_until:
+        return False
+    device.token = ""  # each code counts once
+    return True
+
+
+def _waits_for_code(device: Device, now: float) -> bool:
+    """Whether a wrong code can be a guess at this device: one to which no code was sent cannot be guessed."""
+    if isinstance(device, EmailDevice | SMSDevice):
+        return bool(device.token) and now < device.valid_until
+    return True
+
+
+def _matches(device: Device, code: str, now: float) -> bool:
+    match device:
+        case TOTPDevice():
+            return _matches_totp(device, code, now)
+        case StaticDevice():
+            return _matches_static(device, code)
+        case _:
+            return _matches_sent(device, code, now)
+
+
 def verify(devices: Iterable[Device], code: str, now: float) -> tuple[Device | None, list[Device]]:
     """Try ``code`` on each device; ``now`` in Unix seconds.
 
@@ -74,10 +99,9 @@ def verify(devices: Iterable[Device], code: str, now: float) -> tuple[Device | N
     """
     tried: list[Device] = []
     for device in devices:
-        if throttled(device, now):
+        if throttled(device, now) or not _waits_for_code(device, now):
             continue
-        accepted = _matches_totp(device, code, now) if isinstance(device, TOTPDevice) else _matches_static(device, code)
-        if accepted:
+        if _matches(device, code, now):
             device.throttling_failure_count = 0
             device.throttling_failure_timestamp = None
             device.last_used = now

@@ -34,9 +34,31 @@ NAMES: dict[str, str] = {
     "AUTHENTIK_BOOTSTRAP_PASSWORD": "password of akadmin, set at the first start; also with _FILE",
     "AUTHENTIK_BOOTSTRAP_TOKEN": "API token of akadmin, set at the first start; also with _FILE",
     "AUTHENTIK_BOOTSTRAP_EMAIL": "e-mail address of akadmin, set at the first start",
+    "AUTHENTIK_EMAIL__HOST": "mail server; default: none, no mails are sent",
+    "AUTHENTIK_EMAIL__PORT": "its port; default 25",
+    "AUTHENTIK_EMAIL__USERNAME": "user name for it; default: none",
+    "AUTHENTIK_EMAIL__PASSWORD": "password for it; also with _FILE",
+    "AUTHENTIK_EMAIL__USE_TLS": "STARTTLS before anything else; default false",
+    "AUTHENTIK_EMAIL__USE_SSL": "TLS from the first byte on; default false",
+    "AUTHENTIK_EMAIL__TIMEOUT": "seconds for one connection; default 10",
+    "AUTHENTIK_EMAIL__FROM": "sender address; default authentik@localhost",
     "AUTHENTIK_LOG_LEVEL": f"one of {', '.join(LOG_LEVELS)}; default info",
     "OUTPOSTS_READY_FILE": "file that gets the real addresses as JSON when all listen",
 }
+
+
+@dataclass(frozen=True)
+class MailSettings:
+    """A mail server; without ``host`` there is none. ``timeout`` in seconds."""
+
+    host: str = ""
+    port: int = 25
+    username: str = ""
+    password: str = field(default="", repr=False)
+    use_tls: bool = False
+    use_ssl: bool = False
+    timeout: int = 10
+    from_address: str = "authentik@localhost"
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class CoreSettings:
     public_url: str = ""
     trusted_proxies: tuple[Network, ...] = ()
     client_certificate_header: str = ""
+    mail: MailSettings = MailSettings()
     bootstrap_password: str = field(default="", repr=False)
     bootstrap_token: str = field(default="", repr=False)
     bootstrap_email: str = "root@example.com"
@@ -82,6 +105,7 @@ def load(
             environ.get("AUTHENTIK_LISTEN__TRUSTED_PROXY_CIDRS") or DEFAULT_TRUSTED_PROXIES,
         ),
         client_certificate_header=_header(environ.get("OUTPOSTS_CORE__CLIENT_CERTIFICATE_HEADER", "")),
+        mail=_mail(environ, read_file),
         bootstrap_password=_secret("AUTHENTIK_BOOTSTRAP_PASSWORD", environ, read_file),
         bootstrap_token=_secret("AUTHENTIK_BOOTSTRAP_TOKEN", environ, read_file),
         bootstrap_email=environ.get("AUTHENTIK_BOOTSTRAP_EMAIL") or CoreSettings.bootstrap_email,
@@ -105,6 +129,40 @@ def _networks(name: str, text: str) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(item, strict=False) for item in split_list(text))
     except ValueError:
         raise CoreSettingError(name, "not a list of networks", "networks such as 10.0.0.0/8, comma separated") from None
+
+
+def _mail(environ: Mapping[str, str], read_file: Callable[[str], str]) -> MailSettings:
+    def given(name: str) -> str:
+        return environ.get(f"AUTHENTIK_EMAIL__{name}", "")
+
+    default = MailSettings()
+    return MailSettings(
+        host=given("HOST"),
+        port=_number("AUTHENTIK_EMAIL__PORT", given("PORT"), default.port, 65535),
+        username=given("USERNAME"),
+        password=_secret("AUTHENTIK_EMAIL__PASSWORD", environ, read_file),
+        use_tls=_flag("AUTHENTIK_EMAIL__USE_TLS", given("USE_TLS")),
+        use_ssl=_flag("AUTHENTIK_EMAIL__USE_SSL", given("USE_SSL")),
+        timeout=_number("AUTHENTIK_EMAIL__TIMEOUT", given("TIMEOUT"), default.timeout, 3600),
+        from_address=given("FROM") or default.from_address,
+    )
+
+
+def _number(name: str, text: str, default: int, highest: int) -> int:
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= highest):
+        raise CoreSettingError(name, "not a number that is possible", f"1 to {highest}")
+    return int(text)
+
+
+def _flag(name: str, text: str) -> bool:
+    known = {"": False, "false": False, "no": False, "off": False, "0": False} | dict.fromkeys(
+        ("true", "yes", "on", "1"), True
+    )
+    if text.lower() not in known:
+        raise CoreSettingError(name, "not a boolean", "true or false")
+    return known[text.lower()]
 
 
 def _header(text: str) -> str:

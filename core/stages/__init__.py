@@ -5,6 +5,11 @@ Whoever reads blueprints or runs flows gets ``STAGES`` handed in. ``STORABLE`` l
 
 from __future__ import annotations
 
+from core.stages.authenticator_duo import AuthenticatorDuoStage
+from core.stages.authenticator_email import AuthenticatorEmailStage
+from core.stages.authenticator_sms import AuthenticatorSMSStage
+from core.stages.authenticator_static import AuthenticatorStaticStage
+from core.stages.authenticator_totp import AuthenticatorTOTPStage
 from core.stages.authenticator_validate import AuthenticatorValidateStage
 from core.stages.base import Stage
 from core.stages.deny import DenyStage
@@ -19,6 +24,11 @@ from core.stages.user_logout import UserLogoutStage
 STORABLE: dict[str, type[Stage]] = {
     stage.model: stage
     for stage in (
+        AuthenticatorDuoStage,
+        AuthenticatorEmailStage,
+        AuthenticatorSMSStage,
+        AuthenticatorStaticStage,
+        AuthenticatorTOTPStage,
         AuthenticatorValidateStage,
         DenyStage,
         DummyStage,

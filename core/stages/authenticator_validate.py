@@ -1,5 +1,5 @@
-"""Authenticator validation stage: a second factor (flows.md §5.11). TOTP and static codes; other classes need their own
-set-up stages and have no devices until those exist."""
+"""Authenticator validation stage: a second factor (flows.md §5.11). Codes of generators, lists, mails and SMS, and
+pushes by Duo; for passkeys there are no devices yet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import jwt
 import msgspec
 
 from core import durations, models, otp
+from core.errors import Busy
+from core.mail import MailFailed, masked
+from core.stages import authenticator_duo, authenticator_email, authenticator_sms
 from core.stages.base import (
     Advance,
     ChallengeStage,
@@ -27,10 +30,18 @@ NOT_CONFIGURED = "No (allowed) MFA authenticator configured."
 # One text for wrong, used and throttled codes: nobody learns which it was.
 WRONG_CODE = "Invalid Token. Please ensure the time on your device is accurate and try again."
 EMPTY = "Empty response"
+PUSH_REFUSED = "Authentication was not confirmed."
 DEVICE_CLASSES = ("duo", "email", "sms", "static", "totp", "webauthn")  # the order in which challenges are listed
 DEFAULT_DEVICE_CLASSES = ("static", "totp", "webauthn", "duo", "sms", "email")  # the API's own order
 MFA_COOKIE = "authentik_mfa"
 MAX_CODE = 128  # characters; the longest static code is 100
+_CLASSES: dict[type[models.Device], str] = {
+    models.StaticDevice: "static",
+    models.TOTPDevice: "totp",
+    models.EmailDevice: "email",
+    models.SMSDevice: "sms",
+    models.DuoDevice: "duo",
+}
 
 
 class AuthenticatorValidateOptions(Options, kw_only=True):
@@ -92,7 +103,7 @@ class AuthenticatorValidateStage(ChallengeStage):
                 {
                     "device_class": _class_of(device),
                     "device_uid": str(device.pk),
-                    "challenge": {},
+                    "challenge": _shown(device),
                     "last_used": _time(device.last_used),
                 }
                 for device in devices
@@ -109,7 +120,10 @@ class AuthenticatorValidateStage(ChallengeStage):
         }
 
     async def respond(self, data: Mapping[str, Any]) -> Outcome:
-        """Check a code against all confirmed devices of the user, or insert the chosen set-up stage."""
+        """In this order: send a code where asked to, check a code against all confirmed devices, ask for a push.
+
+        Or insert the chosen set-up stage. Whatever is not accepted costs reputation.
+        """
         run, services = self.run, self.run.services
         user = run.pending_user
         if user is None:
@@ -120,43 +134,104 @@ class AuthenticatorValidateStage(ChallengeStage):
                 if stage.pk == chosen:
                     run.insert(stage)
                     return Advance()
-        code = text_of(data, "code").strip()
-        if not code:
+        outcome = await self._answered(user, data)
+        if isinstance(outcome, Errors):
             services.reputation(user.username, run.request.client_ip, -1)
-            return Errors.one(EMPTY)
-        device = self._verify(user, code) if len(code) <= MAX_CODE else None
-        if device is None:
-            services.reputation(user.username, run.request.client_ip, -1)
-            services.event("login_failed", run.request, stage=self.stage, username=user.username)
-            return Errors.one(WRONG_CODE, name="code")
+            return outcome
         context = run.plan.context
         context.setdefault("auth_method", "auth_mfa")
         arguments = context.setdefault("auth_method_args", {})
-        arguments.setdefault("mfa_devices", []).append(device)
-        self._remember(device)
+        arguments.setdefault("mfa_devices", []).append(outcome)
+        self._remember(outcome)
         return Advance()
 
-    def _verify(self, user: models.User, code: str) -> otp.Device | None:
+    async def _answered(self, user: models.User, data: Mapping[str, Any]) -> models.Device | Errors:
+        """The device that proved who it is. A code and a push in one answer must both pass."""
+        selected = data.get("selected_challenge")
+        code, pushed = text_of(data, "code").strip(), data.get("duo")
+        if selected is not None:
+            # with a code in the same answer the code was sent already: another would make it worthless
+            problem = await self._select(user, selected, send=not code)
+            if problem is not None:
+                return problem
+        if not code and pushed is None:
+            return Errors.one(EMPTY)
+        device: models.Device | None = None
+        if code:
+            device = self._verify(user, code) if len(code) <= MAX_CODE else None
+            if device is None:
+                return self._failed(user, "code")
+        if pushed is not None:
+            device = await self._push(user, pushed)
+            if device is None:
+                return self._failed(user, "duo", PUSH_REFUSED)
+        return device if device is not None else Errors.one(EMPTY)
+
+    def _failed(self, user: models.User, name: str, text: str = WRONG_CODE) -> Errors:
+        self.run.services.event("login_failed", self.run.request, stage=self.stage, username=user.username)
+        return Errors.one(text, name=name)
+
+    async def _select(self, user: models.User, selected: Any, *, send: bool) -> Errors | None:
+        """Send a code to the device of a chosen challenge; the problem if it is not one that was offered."""
+        named = (selected.get("device_class"), selected.get("device_uid")) if isinstance(selected, dict) else None
+        for device in self._listed(user):
+            if named == (_class_of(device), str(device.pk)):
+                return await self._send(user, device) if send else None
+        return Errors.one("invalid challenge selected", name="selected_challenge")
+
+    async def _send(self, user: models.User, device: models.Device) -> Errors | None:
+        services = self.run.services
+        if not isinstance(device, models.EmailDevice | models.SMSDevice):
+            return None
+        if not services.sent_codes.take(_uid(device), services.now()):
+            return Errors.one(authenticator_email.TOO_MANY, name="selected_challenge", code="throttled")
+        try:
+            if isinstance(device, models.EmailDevice):
+                await authenticator_email.send_to_device(services, device, user)
+            else:
+                await authenticator_sms.send_to_device(services, device, user)
+        except (MailFailed, Busy, authenticator_sms.SMSFailed):
+            return Errors.one(authenticator_email.NOT_SENT, name="selected_challenge")
+        return None
+
+    async def _push(self, user: models.User, pk: Any) -> models.DuoDevice | None:
+        """The device if its owner said yes on the phone; the request stays open until then."""
+        services, application = self.run.services, self.run.plan.context.get("application")
+        if isinstance(pk, str) and pk.isascii() and pk.isdigit() and len(pk) < MAX_CODE:
+            pk = int(pk)
+        found = [device for device in self._devices(user) if isinstance(device, models.DuoDevice) and device.pk == pk]
+        if not found or isinstance(pk, bool):
+            return None
+        name = application.name if isinstance(application, models.Application) else ""
+        if not await authenticator_duo.push(services, self.run.request, found[0], user, name):
+            return None
+        with services.database.transaction():
+            device = services.database.first(models.DuoDevice, pk=found[0].pk, confirmed=True)
+            if device is not None:  # it may have been removed meanwhile
+                device.last_used = services.now()
+                services.database.save(device)
+        return device
+
+    def _verify(self, user: models.User, code: str) -> models.Device | None:
         """Reading, checking and saving are one transaction without a pause: a code cannot count twice."""
         services = self.run.services
         with services.database.transaction():
-            accepted, changed = otp.verify(self._devices(user), code, services.now())
+            devices = [device for device in self._devices(user) if not isinstance(device, models.DuoDevice)]
+            accepted, changed = otp.verify(devices, code, services.now())
             for device in changed:
                 services.database.save(device)
         return accepted
 
-    def _devices(self, user: models.User) -> list[otp.Device]:
+    def _devices(self, user: models.User) -> list[models.Device]:
+        """All that can prove something: confirmed, and not a number of which only the hash is kept."""
         if not user.stored:
             return []
-        database = self.run.services.database
-        return [
-            *database.find(models.StaticDevice, user=user.pk, confirmed=True),
-            *database.find(models.TOTPDevice, user=user.pk, confirmed=True),
-        ]
+        found = self.run.services.database.devices_of(int(user.pk or 0))
+        return [device for device in found if not (isinstance(device, models.SMSDevice) and device.is_hashed)]
 
-    def _listed(self, user: models.User) -> list[otp.Device]:
+    def _listed(self, user: models.User) -> list[models.Device]:
         """One device for each allowed class, in the fixed order of classes."""
-        first: dict[str, otp.Device] = {}
+        first: dict[str, models.Device] = {}
         for device in self._devices(user):
             name = _class_of(device)
             if name in self.options.device_classes:
@@ -175,7 +250,7 @@ class AuthenticatorValidateStage(ChallengeStage):
     def _secret(self) -> bytes:
         return self.run.services.derived_key(f"mfa:{self.stage.pk}")
 
-    def _recently_used(self, devices: list[otp.Device]) -> bool:
+    def _recently_used(self, devices: list[models.Device]) -> bool:
         """Whether the browser proved one of these devices to this very stage within the threshold."""
         if durations.seconds(self.options.last_auth_threshold) <= 0:
             return False
@@ -189,7 +264,7 @@ class AuthenticatorValidateStage(ChallengeStage):
             return False
         return live and claims.get("stage") == self.stage.pk and claims.get("device") in {_uid(d) for d in devices}
 
-    def _remember(self, device: otp.Device) -> None:
+    def _remember(self, device: models.Device) -> None:
         threshold_s = durations.seconds(self.options.last_auth_threshold)
         if threshold_s <= 0:
             return
@@ -198,11 +273,16 @@ class AuthenticatorValidateStage(ChallengeStage):
         self.run.session.set_cookie(MFA_COOKIE, cookie, max_age_s=threshold_s, http_only=True)
 
 
-def _class_of(device: otp.Device) -> str:
-    return "totp" if isinstance(device, models.TOTPDevice) else "static"
+def _class_of(device: models.Device) -> str:
+    return _CLASSES[type(device)]
 
 
-def _uid(device: otp.Device) -> str:
+def _shown(device: models.Device) -> dict[str, Any]:
+    """What a challenge tells about a device: whose mailbox to look into, nothing else."""
+    return {"email": masked(device.email)} if isinstance(device, models.EmailDevice) else {}
+
+
+def _uid(device: models.Device) -> str:
     return f"{_class_of(device)}-{device.pk}"
 
 
