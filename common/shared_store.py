@@ -8,7 +8,8 @@ value that may be gone is not asked for again.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from common.errors import OutpostError, StartError
 
@@ -29,51 +30,60 @@ class SharedStore:
     """One Redis or Valkey database. ``prefix`` keeps this use apart from others."""
 
     def __init__(self, url: str, prefix: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._url = url
+        self._prefix = prefix
+        self._timeout_s = timeout_s
+        self._client: Redis | None = None
+
+    def open(self) -> None:
+        """Check the address and make ready; connections are made when needed. Raises ``StartError``."""
         try:
             from redis.asyncio import BlockingConnectionPool, Redis
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
         except ImportError:
             raise StartError("OUTPOSTS_REDIS_URL needs the extra `redis`: pip install 'outposts[redis]'") from None
-        self._prefix = prefix
-        self._timeout_s = timeout_s
         try:
             pool = BlockingConnectionPool.from_url(
-                url,
+                self._url,
                 max_connections=MAX_CONNECTIONS,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
+                timeout=self._timeout_s,
+                socket_timeout=self._timeout_s,
+                socket_connect_timeout=self._timeout_s,
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError:
             # The library's text may quote the address, which may hold a password.
             raise StartError("OUTPOSTS_REDIS_URL is no address such as redis://host:6379/0") from None
-        self._client: Redis = Redis.from_pool(pool)
+        self._client = Redis.from_pool(pool)
 
     def __repr__(self) -> str:
         return f"SharedStore({self._prefix!r})"
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep a value for ``ttl_s`` seconds. Raises ``StoreUnavailable``."""
-        await self._call(self._client.set(self._prefix + key, value, px=max(1, int(ttl_s * 1000))))
+        await self._call(lambda client: client.set(self._prefix + key, value, px=max(1, int(ttl_s * 1000))))
 
     async def take(self, key: str) -> bytes | None:
         """A value, which is gone then; None if there is none. Raises ``StoreUnavailable``."""
-        found = await self._call(self._client.getdel(self._prefix + key))
+        found = await self._call(lambda client: client.getdel(self._prefix + key))
         if found is not None and not isinstance(found, bytes):
             raise StoreUnavailable("not a value")
         return found
 
-    async def _call(self, call: object) -> object:
+    async def _call(self, command: Callable[[Redis], Any]) -> object:
+        if self._client is None:
+            raise StoreUnavailable("not open")
         from redis.exceptions import RedisError
 
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await call  # type: ignore[misc]
+                return await command(self._client)
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(type(error).__name__) from None
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()

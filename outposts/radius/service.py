@@ -7,6 +7,7 @@ belongs to a provider (challenges, EAP conversations, replies kept for copies) e
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,9 +19,11 @@ from common.outcomes import CoreSession
 from common.reactor import LoopReactor
 from common.records import RadiusProvider as Record
 from common.service import DaemonContext
+from common.shared_store import SharedStore
 from common.throttle import ThrottleLimits
 from common.tls import CertificateError, CertificatePair
 from outposts.radius.auth import Authenticator
+from outposts.radius.challenge import Challenges
 from outposts.radius.core_watch import CoreWatch
 from outposts.radius.desk import Desk
 from outposts.radius.eap.contexts import TlsContexts, TlsOptions
@@ -35,6 +38,7 @@ from outposts.radius.server import Server
 from outposts.radius.session import Duplicates
 
 SWEEP_S = 2.0  # seconds between looks at what is over, and at certificate files that may have changed
+CHALLENGES_PREFIX = "outposts:radius:challenge:"  # keys of challenges in Redis or Valkey, which others may use too
 LOGOUTS_AT_ONCE = 2  # a core hashes and signs on few processors: log-outs must not push logins aside
 MAX_LOGOUTS_WAITING = 1000  # beyond that the core lets the session end by itself
 
@@ -62,8 +66,16 @@ class RadiusService:
         self.core = CoreWatch(context.api.root_config, time.monotonic)
         self.observations = Observations()
         self.duplicates = Duplicates()
+        address = context.settings.redis_url
+        self._store = SharedStore(address, CHALLENGES_PREFIX) if address else None
         self.authenticator = Authenticator(
-            context.login, worker=worker, on_accept=self._accepted, on_core_answer=self.core.heard
+            context.login,
+            worker=worker,
+            challenges=Challenges(
+                context.login, monotonic=time.monotonic, random=os.urandom, store=self._store, worker=worker
+            ),
+            on_accept=self._accepted,
+            on_core_answer=self.core.heard,
         )
         self.desk = Desk(
             Intake(self.duplicates, unsigned=self.observations.unsigned),
@@ -118,6 +130,8 @@ class RadiusService:
 
     async def listen(self) -> list[tuple[str, str, int]]:
         """Open the listeners."""
+        if self._store is not None:
+            self._store.open()
         settings = self._context.settings
         shared = settings.workers > 1
         bound = []
@@ -165,6 +179,8 @@ class RadiusService:
             task.cancel()
         await asyncio.gather(*self._logouts, return_exceptions=True)
         await self.authenticator.close()
+        if self._store is not None:
+            await self._store.close()
         await self.core.close()
         self._reactor.dispose()
 

