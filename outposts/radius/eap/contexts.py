@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.x509 import ocsp
 from OpenSSL import SSL, crypto
 
 from common.tls import CertificateError, CertificatePair, chain, openssl_context
@@ -106,6 +107,10 @@ def _context(pair: CertificatePair, options: TlsOptions) -> SSL.Context:
     context.set_verify_depth(MAX_CHAIN)
     if options.ocsp_response:
         response = options.ocsp_response
+        try:
+            ocsp.load_der_ocsp_response(response)
+        except ValueError:
+            raise CertificateError("certificate status not readable") from None
         context.set_ocsp_server_callback(lambda connection, data: response)
     return context
 
@@ -115,12 +120,9 @@ def _trust(context: SSL.Context, options: TlsOptions) -> None:
     store = context.get_cert_store()
     if store is None:  # cannot be: a context is made with one
         raise CertificateError("no certificate store")
-    names = []
     for issuer in chain(options.client_ca_pem):
-        converted = crypto.X509.from_cryptography(issuer)
-        store.add_cert(converted)
-        names.append(converted.get_subject())
-    context.set_client_ca_list(names)
+        store.add_cert(crypto.X509.from_cryptography(issuer))
+        context.add_client_ca(issuer)
     flags = crypto.X509StoreFlags.PARTIAL_CHAIN
     lists = _revocation_lists(options.client_crl_pem)
     if lists:

@@ -8,7 +8,7 @@
     a whole flight                into TLS: ``established`` if the handshake ends with it, ``arrived`` if it had before
 
 When TLS fails, its alert goes out first, and Failure follows whatever the peer answers (RFC 5216 §2.1.3). OpenSSL works
-on memory only. The TLS object, some 40 KiB, is made with the peer's first whole flight, which must look like TLS, and
+on memory only. The TLS object, 50 to 60 KiB, is made with the peer's first whole flight, which must look like TLS, and
 dropped as soon as nothing more will be said through it.
 """
 
@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
 from outposts.radius.eap.contexts import ServerTls, Verification
-from outposts.radius.eap.fragments import MAX_FLIGHT, START, VERSION, FragmentError, Incoming, Outgoing, decode
+from outposts.radius.eap.fragments import START, VERSION, FragmentError, Incoming, Outgoing, decode
 from outposts.radius.eap.packet import EapType
 from outposts.radius.eap.steps import (
     Asked,
@@ -41,7 +41,7 @@ from outposts.radius.eap.steps import (
 KEY_MATERIAL = 128  # octets: MSK and EMSK (RFC 5216 §2.3); exported whole, as TLS 1.3 hashes the length in
 MSK = 64  # octets of it that leave this module; the EMSK never does
 METHOD_ID = 64  # octets (RFC 9190 §2.3)
-READ = 16384  # octets: one TLS record
+READ = 8192  # octets taken from TLS at a time: most flights are shorter, and each read clears that much memory
 HANDSHAKE_RECORD = 0x16  # first octet of a ClientHello's record (RFC 8446 §5.1)
 COMMITMENT = b"\0"  # the application data that says "no more handshake messages" (RFC 9190 §2.1.1)
 
@@ -158,7 +158,7 @@ class TlsMethod:
         parts = []
         try:
             while self._connection is not None:
-                parts.append(self._connection.bio_read(MAX_FLIGHT))
+                parts.append(self._connection.bio_read(READ))
         except SSL.WantReadError:
             pass
         return b"".join(parts)
