@@ -26,6 +26,7 @@ from outposts.radius.wire import Attributes, PacketError
 log = logs.get_logger("radius.das")
 
 MAX_IN_FLIGHT = 2_000  # requests that wait for an answer; an outage of all clients lasts 46 s for each of them
+MAX_CLIENTS = 4_096  # clients whose last Identifier is remembered, below 1 KiB each
 
 Target = tuple[str, int]
 # (provider, client, code, attributes, unix time) → its answer; None: it has no connection any more
@@ -228,5 +229,6 @@ class _Socket(asyncio.DatagramProtocol):
         finally:
             self._open.pop(key, None)
             numbers.free(number)
-            if not numbers:
+            # Kept, so that the next request has another number; an answer that comes late then fits nothing.
+            if not numbers and len(self._numbers) > MAX_CLIENTS:
                 self._numbers.pop(where, None)

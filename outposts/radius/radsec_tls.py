@@ -74,9 +74,8 @@ class Wire(asyncio.Protocol):
         self._upper: Upper | None = None
         self._lost = ""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """A socket was accepted."""
-        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH)
         self._upper = self._make_upper(self, str(transport.get_extra_info("peername")[0]))
