@@ -10,6 +10,7 @@ usage: outposts COMMAND [ARGUMENTS]
 daemons (settings come from the environment, see docs/settings.md)
   ldap          LDAP in front of the core's users and groups
   radius        RADIUS in front of the core's logins: PAP, EAP, accounting, RadSec
+                `outposts radius sessions` lists who is online (--json for programs)
   core          embedded core: users, groups, flows and tokens from YAML, one SQLite file
 
 tools
@@ -44,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         elif rest[0] in ("--help", "-h"):
             sys.stdout.write(USAGE)
             return 0
+        elif (command, rest[0]) == ("radius", "sessions"):
+            from outposts.radius import sessions_command
+
+            return sessions_command.main(rest[1:])
         else:
             sys.stderr.write(f"outposts {command}: unknown argument {rest[0]!r}; settings come from the environment\n")
             return 2

@@ -142,6 +142,7 @@ LEVELS: dict[str, int] = {
     "outposts.radius.radsec_tls": 4,
     "outposts.radius.radsec_connection": 4,
     "outposts.radius.radsec": 4,
+    "outposts.radius.additions": 4,
     "outposts.radius.session": 1,
     "outposts.radius.request": 2,
     "outposts.radius.intake": 2,

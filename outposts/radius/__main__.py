@@ -42,16 +42,18 @@ def main(arguments: Sequence[str] = ()) -> int:
     # Imported inside: Twisted's modules ask for the installed reactor when they are loaded.
 
     def service(context: DaemonContext) -> Service:
+        from outposts.radius.additions import additions
         from outposts.radius.service import RadiusService
 
         gc.freeze()  # what was imported stays: no collection has to look at it again
-        return RadiusService(context, reactors[0])
+        return RadiusService(context, reactors[0], additions)
 
     def worker_service(context: DaemonContext) -> WorkerService:
+        from outposts.radius.additions import additions
         from outposts.radius.shared import RadiusWorkerService
 
         gc.freeze()
-        return RadiusWorkerService(context, reactors[0])
+        return RadiusWorkerService(context, reactors[0], additions)
 
     def source(context: DaemonContext, publisher: Publisher) -> Source:
         from outposts.radius.shared import RadiusSource
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str] = ()) -> int:
             "listen_radius": socket.SOCK_DGRAM,
             "listen_accounting": socket.SOCK_DGRAM,
             "listen_radsec": socket.SOCK_STREAM,
+            "listen_radsec_psk": socket.SOCK_STREAM,
         }
         plan = Plan(count, interpreter_command("outposts.radius"), listeners)
         return lambda context: Pool(context, plan, source)
