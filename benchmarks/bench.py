@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import ldap_bench, scale
-from benchmarks.ldap_bench import Row
+from benchmarks.measure import Plan, Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 INTRODUCTION = """\
@@ -26,7 +26,9 @@ No test asserts a time.
 def table(rows: list[Row], peer: str) -> str:
     """The rows as a Markdown table, which is also what the terminal shows."""
     lines = [["measured", "outposts", peer, "ratio", "latency per request"]]
-    lines += [[row.what, row.ours, row.theirs, f"{row.ratio:.1f}", row.note] for row in rows]
+    lines += [
+        [row.what, row.ours, row.theirs, "–" if row.ratio is None else f"{row.ratio:.1f}", row.note] for row in rows
+    ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     drawn = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
@@ -82,7 +84,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.refresh or chosen.warm_start or chosen.million:
         return large(1_000_000 if chosen.million else chosen.users or 100_000, chosen.refresh, chosen.warm_start)
-    plan = replace(ldap_bench.QUICK if chosen.quick else ldap_bench.Plan(), workers=chosen.workers)
+    plan = replace(ldap_bench.QUICK if chosen.quick else Plan(), workers=chosen.workers)
     if chosen.users:
         plan = replace(plan, users=chosen.users)
     rows, facts = ldap_bench.run(plan, lambda text: print(text, file=sys.stderr, flush=True))

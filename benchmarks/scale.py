@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ldap_data
-from benchmarks.ldap_bench import MESSAGE_ID, PEOPLE, Server, load, login_of
+from benchmarks.measure import MESSAGE_ID, PEOPLE, Server, load, login_of
 from benchmarks.scale_core import ScaleCore
 from tests import daemons
 from tests.ldap_client import ONE, SUB, Client, message, search_operation

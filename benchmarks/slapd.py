@@ -21,6 +21,9 @@ from tests import daemons
 
 SCHEMAS = ("core", "cosine", "inetorgperson", "nis")
 INDEXED = ("objectClass", "cn", "uid", "mail", "sAMAccountName", "uidNumber", "gidNumber", "member", "memberOf")
+EQUALITY = dict.fromkeys(INDEXED, "eq")
+BARE = {"objectClass": "eq"}  # what slapd cannot do without
+FULL = EQUALITY | {"mail": "pres,eq,sub"}
 DN_SYNTAX = {"member", "memberOf"}
 # Kept by slapd itself for every entry and not ours to give.
 OPERATIONAL = {"createTimestamp", "modifyTimestamp", "entryUUID"}
@@ -103,20 +106,27 @@ def _line(name: str, value: str) -> str:
     return f"{name}:: {base64.b64encode(value.encode()).decode()}"
 
 
-def start(program: str, entries: Sequence[Entry], base: str, passwords: Mapping[str, str], folder: Path) -> Slapd:
-    """Load the data and start slapd on a free port; the caller ends it with ``stop``."""
+def start(
+    program: str,
+    entries: Sequence[Entry],
+    base: str,
+    passwords: Mapping[str, str],
+    folder: Path,
+    indexes: Mapping[str, str] = EQUALITY,
+) -> Slapd:
+    """Load the data and start slapd on a free port; the caller ends it with ``stop``. ``indexes``: kinds by name."""
     schemas = Path("/etc/ldap/schema")
     database = folder / "db"
     database.mkdir(parents=True)
     (folder / "outposts.schema").write_text(schema_for(entries, schemas))
     known = known_attributes(schemas) | {name.lower() for entry in entries[:200] for name in entry.attributes}
     includes = "".join(f"include {schemas / schema}.schema\n" for schema in SCHEMAS)
-    indexes = "".join(f"index {name} eq\n" for name in INDEXED if name.lower() in known)
+    lines = "".join(f"index {name} {kinds}\n" for name, kinds in indexes.items() if name.lower() in known)
     (folder / "slapd.conf").write_text(
         f"{includes}include {folder / 'outposts.schema'}\n"
         f"pidfile {folder / 'slapd.pid'}\nargsfile {folder / 'slapd.args'}\n"
         "modulepath /usr/lib/ldap\nmoduleload back_mdb\nloglevel none\nsizelimit unlimited\n"
-        f'database mdb\nsuffix "{base}"\ndirectory {database}\nmaxsize 2147483648\n{indexes}'
+        f'database mdb\nsuffix "{base}"\ndirectory {database}\nmaxsize 2147483648\n{lines}'
         "access to attrs=userPassword by anonymous auth by * none\naccess to * by users read by anonymous auth\n"
     )
     with (folder / "data.ldif").open("w") as sink:

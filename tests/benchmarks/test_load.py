@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import ldap_bench, load
+from benchmarks import load, measure
 from tests.ldap_client import integer, message, octets, tlv
 
 
@@ -72,5 +72,5 @@ def test_the_last_message_is_found() -> None:
     """Whatever came before it."""
     entry = message(2, tlv(0x64, octets("cn=x"), tlv(0x30)))
     done = message(2, tlv(0x65, integer(0, 0x0A), octets(""), octets("")))
-    assert ldap_bench.final_message(entry + entry + done) == done
-    assert ldap_bench.final_message(done) == done
+    assert measure.final_message(entry + entry + done) == done
+    assert measure.final_message(done) == done
