@@ -39,10 +39,11 @@ from outposts.radius.wire import (
     verify_reply,
     vsa,
 )
+from tests.fuzz import eap
 from tests.fuzz.damage import injured
 from tests.radius.packets import AUTHENTICATOR, REQUESTS, SECRET, VECTORS
 
-TEST_ROUNDS = 20_000  # about two seconds; the program form is for millions
+TEST_ROUNDS = 20_000  # a few seconds; the program form is for millions
 TYPES = (*range(1, 4), 24, 25, 26, 26, 31, 33, 64, 69, 79, 79, 80, 81, 97, 102, 241, 0, 255)
 VENDORS = (9, 311, 14122, 0, 2**32 - 1)
 SIZES = (0, 1, 2, 3, 4, 5, 15, 16, 17, 18, 127, 128, 129, 144, 247, 252, 253)
@@ -256,11 +257,13 @@ TARGETS = (
     fuzz_answer,
     fuzz_intake,
     fuzz_networks,
+    *eap.TARGETS,
 )
 # What each target may say; each must be reached, so that a harness that no longer gets anywhere is seen.
 ANSWERS = {
     "fuzz_signature": ("error", "invalid", "absent", "valid"),
     "fuzz_intake": ("accepted", "copy", "drop"),
+    **eap.ANSWERS,
 }
 
 
