@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from outposts.radius import rfc
 from outposts.radius.dictionary import FILE, HIDDEN, KINDS, Definition, DictionaryError, load, read
 from outposts.radius.wire import encode_attributes, vsa
+from tests import peer_programs
 from tests.radius.packets import packet
 
 DEBIAN = Path("/usr/share/freeradius")
@@ -69,7 +70,7 @@ def lines(path: Path) -> Iterator[list[str]]:
 def test_debian_has_the_same_numbers() -> None:
     """Every name that Debian's freeradius-common has too: vendor, number, type, tag and hiding; named values alike."""
     if not DEBIAN.is_dir():
-        pytest.skip("no FreeRADIUS dictionaries; apt-get install freeradius-common")
+        peer_programs.missing("freeradius-common")
     debian = Witness()
     shared_attributes = shared_values = 0
     for ours in load().all:
