@@ -1,0 +1,15 @@
+"""The proxy outpost: login in front of web applications, by forward-auth checks or as their reverse proxy.
+
+Rules without input or output (levels 0 to 2), in the order in which a request meets them::
+
+    wire.py       octets of a request head → ``Head`` and ``AuthRequest``; what the fast lane may take
+    dialects.py   nginx, Traefik, Caddy, Envoy, HAProxy, Apache: which headers hold the original URL, how to refuse
+    urls.py       hosts, URLs, canonical paths; ``safe_redirect``, the one place that says where a browser may go
+    providers.py  the core's records → ``ProxyProvider``; host and path → provider
+    cookies.py    own cookies: names, reading, making
+    session.py    a browser's session: anonymous, started, authenticated, ended
+    identity.py   claims → header octets that are ready to send; what a client must not send
+    rules.py      paths and networks without login, groups that a path needs
+    state.py      what travels through a login: sealed, expiring, for one browser, used once
+    decision.py   one request → one verdict; the only place that says ``Allow``
+"""
