@@ -10,6 +10,7 @@ import argparse
 import base64
 import contextlib
 import ctypes
+import datetime
 import json
 import os
 import shutil
@@ -25,8 +26,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from common import tls
+
 BASE_DN = "DC=ldap,DC=goauthentik,DC=io"
 BOB_TOTP_SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # noqa: S105 - public demo data, printed on purpose
+RADIUS_SECRET = "demo-secret"  # noqa: S105 - public demo data
 MORE_USERS = 50
 DEFAULT_PORTS = {"core": 9080, "ldap": 3389, "ldaps": 6636, "ldap metrics": 9300}
 
@@ -347,11 +351,15 @@ def blueprint_text(core_url: str) -> str:
     JSON strings are valid YAML, so values are put in as JSON.
     """
     template = (Path(__file__).parent / "demo.yaml").read_text()
+    radius = tls.self_signed(datetime.datetime.now(datetime.UTC))
     users = "".join(_more_user(number) for number in range(1, MORE_USERS + 1))
     return (
         template.replace("@BASE_DN@", json.dumps(BASE_DN))
         .replace("@CORE_URL@", json.dumps(core_url))
         .replace("@BOB_TOTP_KEY@", json.dumps(base64.b32decode(BOB_TOTP_SECRET).hex()))
+        .replace("@RADIUS_SECRET@", json.dumps(RADIUS_SECRET))
+        .replace("@RADIUS_CERTIFICATE@", json.dumps(radius.certificate_pem))
+        .replace("@RADIUS_KEY@", json.dumps(radius.private_key_pem))
         .replace("# @MORE_USERS@", users)
     )
 
