@@ -179,6 +179,37 @@ ROWS: tuple[ExtraSetting, ...] = (
         "",
         "EAP-TLS: the core's user must be one that the certificate names (common name, subject or e-mail).",
     ),
+    _row(
+        "client_crl",
+        values.TEXT,
+        "",
+        "",
+        "EAP-TLS: file with revocation lists (PEM) of the issuers in `client_ca`; read again when it changes. A "
+        "certificate whose issuer has no current list in it is refused.",
+    ),
+    _row(
+        "crl_whole_chain",
+        values.BOOLEAN,
+        False,
+        "",
+        "EAP-TLS: with `client_crl`, every certificate up to the trusted issuer needs a current list, not only the "
+        "client's own.",
+    ),
+    _row(
+        "tls_status",
+        values.TEXT,
+        "",
+        "",
+        "File with the OCSP response (DER) for the server certificate, given to EAP clients that ask; read again when "
+        "it changes.",
+    ),
+    _row(
+        "tunnel_tls13",
+        values.BOOLEAN,
+        False,
+        "",
+        "TLS 1.3 for TTLS and PEAP too (RFC 9427). Off: TLS 1.2, which all supplicants know.",
+    ),
     # Replies
     _row("reply_message", values.BOOLEAN, False, "", "A neutral Reply-Message in rejects; never with EAP."),
     _row("reject_delay", values.duration(), 0.0, "s", "Wait before each Access-Reject; slows down guessing."),

@@ -56,6 +56,10 @@ class RadiusProvider:
     client_ca: str = ""
     eap_require_ca: bool = False
     eap_bind_identity: bool = True
+    client_crl: str = ""
+    crl_whole_chain: bool = False
+    tls_status: str = ""
+    tunnel_tls13: bool = False
     reply_message: bool = False
     reject_delay: float = 0.0
     add_class: bool = False
@@ -80,6 +84,10 @@ EXTRA_FIELDS = (
     "client_ca",
     "eap_require_ca",
     "eap_bind_identity",
+    "client_crl",
+    "crl_whole_chain",
+    "tls_status",
+    "tunnel_tls13",
     "reply_message",
     "reject_delay",
     "echo_user",

@@ -36,6 +36,7 @@ from outposts.radius.providers import Providers, RadiusProvider, resolve_all
 from outposts.radius.request import Request
 from outposts.radius.server import Server
 from outposts.radius.session import Duplicates
+from outposts.radius.watched_files import WatchedFiles
 
 SWEEP_S = 2.0  # seconds between looks at what is over, and at certificate files that may have changed
 CHALLENGES_PREFIX = "outposts:radius:challenge:"  # keys of challenges in Redis or Valkey, which others may use too
@@ -59,6 +60,7 @@ class RadiusService:
         self._problems: list[str] = []
         self._records = 0
         self._files = PemFiles()
+        self._watched = WatchedFiles()
         self._contexts = TlsContexts()
         self._sweeping = False
         self._logouts: set[asyncio.Task[None]] = set()
@@ -211,7 +213,17 @@ class RadiusService:
         return made, problems
 
     def _tls_options(self, provider: RadiusProvider) -> TlsOptions:
-        return TlsOptions(client_ca_pem=provider.client_ca)
+        try:
+            lists = self._watched.read(provider.client_crl).decode("ascii")
+        except UnicodeDecodeError:
+            raise CertificateError(f"{provider.client_crl}: not PEM text") from None
+        return TlsOptions(
+            client_ca_pem=provider.client_ca,
+            client_crl_pem=lists,
+            crl_whole_chain=provider.crl_whole_chain,
+            ocsp_response=self._watched.read(provider.tls_status),
+            tunnel_tls13=provider.tunnel_tls13,
+        )
 
     def _pair_of(self, provider: RadiusProvider) -> CertificatePair | None:
         """The core's pair, else the one in files. Raises ``CertificateError``."""
@@ -243,7 +255,7 @@ class RadiusService:
                 self.authenticator.sweep(now)
                 for extension in self._extensions:
                     extension.sweep()
-                if await asyncio.to_thread(self._files.changed):
+                if await asyncio.to_thread(lambda: self._files.changed() or self._watched.changed()):
                     eap, problems = await self._eap_settings(self.desk.intake.providers)
                     self._report(problems)
                     self.authenticator.conversations.settings = eap
