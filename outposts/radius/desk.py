@@ -209,32 +209,31 @@ class Desk:
         provider = request.provider
         if isinstance(outcome, Answer) and not self.in_service(provider):
             outcome = Silence("provider_gone")
-        if isinstance(outcome, Answer):
-            delay_s = provider.reject_delay if outcome.code == Code.ACCESS_REJECT else 0.0
-            if delay_s:
-                self._pending += 1
-                asyncio.get_running_loop().call_later(delay_s, self._send_delayed, request, entry, line, where, outcome)
-                return
-            outcome = self._send(request, entry, line, where, outcome)
         if isinstance(outcome, Silence):
             if outcome.again:
                 self.intake.duplicates.forget(entry)
             else:
                 self.intake.duplicates.answer(entry, b"", self._clock())
+        elif outcome.code == Code.ACCESS_REJECT and provider.reject_delay:
+            self._pending += 1
+            loop = asyncio.get_running_loop()
+            loop.call_later(provider.reject_delay, self._send_delayed, request, entry, line, where, outcome)
+            return
+        else:
+            outcome = self._send(request, entry, line, where, outcome)
         self._observer.finished(request, outcome, self._clock() - request.received_at)
 
     def _send_delayed(self, request: Request, entry: Entry, line: Line, where: object, answer: Answer) -> None:
         self._done()
         outcome = self._send(request, entry, line, where, answer)
-        if isinstance(outcome, Silence):
-            self.intake.duplicates.forget(entry)
         self._observer.finished(request, outcome, self._clock() - request.received_at)
 
     def _send(self, request: Request, entry: Entry, line: Line, where: object, answer: Answer) -> Outcome:
-        """Sign and send. Silence if that cannot be, or nobody waits for it any more."""
+        """Sign, keep for copies, and send. Silence if that cannot be, or nobody waits for it any more."""
         try:
             octets = encode_reply(request.packet, request.provider.secret, answer.code, answer.attributes)
         except PacketError as error:
+            self.intake.duplicates.forget(entry)
             return Silence(error.reason)
         now = self._clock()
         if not self.intake.duplicates.answer(entry, octets, now):
