@@ -33,6 +33,7 @@ from common.api import CoreApi
 from common.cache import Configuration, ConfigurationCache, OutpostVanished, WrongOutpostType
 from common.errors import CoreError, OutpostError, SettingError, StartError
 from common.health import HealthServer
+from common.lean_transport import transport_for
 from common.link import Link as CoreLink
 from common.login import LoginService
 from common.service import (
@@ -45,7 +46,6 @@ from common.service import (
     put_in_service,
 )
 from common.settings import Settings
-from common.transport import AiohttpTransport
 from common.version import VERSION, build_hash
 
 DEFAULT_INTERVAL_S = 300.0  # core-contract §7: for an interval of zero or less
@@ -73,7 +73,7 @@ def refresh_interval(seconds: float) -> float:
 def connect(settings: Settings) -> Connections:
     """The real connections to the core."""
     api = CoreApi(settings)
-    transport = AiohttpTransport(settings)
+    transport = transport_for(settings)
 
     def link(outpost_pk: str, instance_id: str, **callbacks: Any) -> Link:
         return CoreLink(settings, outpost_pk, instance_id, **callbacks)

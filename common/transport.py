@@ -157,7 +157,7 @@ class AiohttpTransport:
         except aiohttp.ClientResponseError as error:
             raise CoreNonsense(call, f"not an HTTP answer: {type(error).__name__}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise CoreUnavailable(call, _plain(error)) from None
+            raise CoreUnavailable(call, plain(error)) from None
 
     async def close(self) -> None:
         """Close the pool; the next request opens a new one."""
@@ -166,7 +166,7 @@ class AiohttpTransport:
             await session.close()
 
 
-def _plain(error: Exception) -> str:
+def plain(error: Exception) -> str:
     """An error's kind and the system's text for it; never its message, which may quote what was sent."""
     cause: Any = getattr(error, "os_error", error)
     text = getattr(cause, "strerror", None)

@@ -41,6 +41,7 @@ LEVELS: dict[str, int] = {
     "common.cache": 3,
     "common.api": 3,
     "common.transport": 3,
+    "common.lean_transport": 3,
     "common.flow_client": 3,
     "common.login": 3,
     "common.paused_login": 3,

@@ -16,13 +16,24 @@ from common import tls
 from common.api import CoreApi
 from common.endpoint import executor_target
 from common.errors import CoreError, CoreNonsense, CoreTimedOut, CoreUnavailable
+from common.lean_transport import LeanTransport, transport_for
 from common.link import Link, Timing
 from common.login import LoginService, Passed
-from common.transport import MAX_ANSWER_BYTES, AiohttpTransport, Response
+from common.transport import MAX_ANSWER_BYTES, AiohttpTransport, Response, Transport
 from tests.common.core_server import Address, Reply, raw_server, served
 from tests.common.scripted_core import ALICE, BOTH, ME, PASSING, REDIRECT, TARGET, session
 
 HEADERS = [("X-authentik-outpost-token", "outpost-token"), ("Cookie", "authentik_session=s3cret")]
+
+
+Kind = Callable[..., Transport]
+
+
+@pytest.fixture(params=[AiohttpTransport, LeanTransport], ids=["aiohttp", "lean"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each of the two clients."""
+    made: Kind = request.param
+    return made
 
 
 class Recorder:
@@ -39,7 +50,7 @@ class Recorder:
         return self.answer(request)
 
 
-async def get(transport: AiohttpTransport, target: str = "/api/v3/x/", timeout_s: float = 5.0) -> Response:
+async def get(transport: Transport, target: str = "/api/v3/x/", timeout_s: float = 5.0) -> Response:
     """One GET."""
     return await transport.request("GET", target, headers=HEADERS, timeout_s=timeout_s)
 
@@ -53,27 +64,27 @@ async def get(transport: AiohttpTransport, target: str = "/api/v3/x/", timeout_s
         "/api/v3/%7Ex/",
     ],
 )
-async def test_c32_target_is_sent_byte_for_byte(target: str) -> None:
+async def test_c32_target_is_sent_byte_for_byte(kind: Kind, target: str) -> None:
     """C32: no library re-quotes it."""
     core = Recorder()
     async with served(core) as url:
-        transport = AiohttpTransport(Address(url))
+        transport = kind(Address(url))
         await get(transport, target)
-        below = AiohttpTransport(Address(url + "/auth"))
+        below = kind(Address(url + "/auth"))
         await get(below, target)
         assert [request.raw_path for request in core.requests] == [target, "/auth" + target]
         await transport.close()
         await below.close()
 
 
-async def test_what_is_sent_and_what_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_what_is_sent_and_what_is_not(kind: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """C33: our headers and a user agent; no ``Authorization``, not even one out of a ``.netrc`` file."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password something\n")
     monkeypatch.setenv("NETRC", str(netrc))
     core = Recorder()
     async with served(core) as url:
-        transport = AiohttpTransport(Address(url))
+        transport = kind(Address(url))
         await transport.request(
             "POST", "/api/v3/x/", headers=[*HEADERS, ("Content-Type", "application/json")], body=b'{"a":1}', timeout_s=5
         )
@@ -87,7 +98,7 @@ async def test_what_is_sent_and_what_is_not(monkeypatch: pytest.MonkeyPatch, tmp
         await transport.close()
 
 
-async def test_c60_nothing_is_kept_between_calls() -> None:
+async def test_c60_nothing_is_kept_between_calls(kind: Kind) -> None:
     """C60: a cookie that the core sets for one call is not sent with another; all ``Set-Cookie`` lines arrive."""
 
     def answer(request: web.Request) -> web.StreamResponse:
@@ -99,7 +110,7 @@ async def test_c60_nothing_is_kept_between_calls() -> None:
     core = Recorder(answer)
     async with served(core) as url:
         # by name: a common cookie jar keeps nothing for bare addresses, so those would show nothing
-        transport = AiohttpTransport(Address(url.replace("127.0.0.1", "localhost")))
+        transport = kind(Address(url.replace("127.0.0.1", "localhost")))
         first = await transport.request("GET", "/a/", headers=[("X-One", "1")], timeout_s=5)
         await transport.request("GET", "/a/", headers=[], timeout_s=5)
         assert first.headers.getall("set-cookie") == ["authentik_session=neighbour; Path=/", "authentik_csrf=c; Path=/"]
@@ -109,18 +120,18 @@ async def test_c60_nothing_is_kept_between_calls() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirects_are_answers(status: int) -> None:
+async def test_redirects_are_answers(kind: Kind, status: int) -> None:
     """They are not followed."""
     core = Recorder(lambda request: web.Response(status=status, headers={"Location": "/elsewhere/"}))
     async with served(core) as url:
-        transport = AiohttpTransport(Address(url))
+        transport = kind(Address(url))
         response = await get(transport)
         assert (response.status, response.headers["location"]) == (status, "/elsewhere/")
         assert len(core.requests) == 1
         await transport.close()
 
 
-async def test_connections_are_reused() -> None:
+async def test_connections_are_reused(kind: Kind) -> None:
     """Ten calls, one connection."""
     peers: set[object] = set()
 
@@ -129,7 +140,7 @@ async def test_connections_are_reused() -> None:
         return web.json_response({})
 
     async with served(Recorder(answer)) as url:
-        transport = AiohttpTransport(Address(url))
+        transport = kind(Address(url))
         for _ in range(10):
             await get(transport)
         assert len(peers) == 1
@@ -139,7 +150,7 @@ async def test_connections_are_reused() -> None:
         await transport.close()
 
 
-async def test_forty_calls_at_once() -> None:
+async def test_forty_calls_at_once(kind: Kind) -> None:
     """The pool has room for at least 32."""
     inside = 0
     all_inside = asyncio.Event()
@@ -153,7 +164,7 @@ async def test_forty_calls_at_once() -> None:
         return web.json_response({})
 
     async with served(answer) as url:
-        transport = AiohttpTransport(Address(url))
+        transport = kind(Address(url))
         responses = await asyncio.gather(*(get(transport, timeout_s=20) for _ in range(40)))
         assert {response.status for response in responses} == {200}
         await transport.close()
@@ -205,6 +216,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("name", "reply", "expected"), FAULTS, ids=[row[0] for row in FAULTS])
 async def test_faults(
+    kind: Kind,
     name: str,
     reply: Reply,
     expected: type[CoreError],
@@ -212,7 +224,7 @@ async def test_faults(
     """Each becomes its error, in time, without a secret in its text; a login over it is unavailable."""
     async with raw_server(reply) as port:
         address = Address(f"http://127.0.0.1:{port}")
-        transport = AiohttpTransport(address)
+        transport = kind(address)
         with pytest.raises(expected) as caught:
             await get(transport, "/api/v3/x/?q=s3cret", timeout_s=0.3)
         assert type(caught.value) is expected
@@ -225,17 +237,17 @@ async def test_faults(
         await transport.close()
 
 
-async def test_nobody_listens() -> None:
+async def test_nobody_listens(kind: Kind) -> None:
     """Refused at once."""
     async with served(Recorder()) as url:
         pass
-    transport = AiohttpTransport(Address(url))
+    transport = kind(Address(url))
     with pytest.raises(CoreUnavailable):
         await get(transport)
     await transport.close()
 
 
-async def test_unix_socket(tmp_path: Path) -> None:
+async def test_unix_socket(kind: Kind, tmp_path: Path) -> None:
     """A core behind a unix socket: host ``localhost``; the REST client and the login path."""
     core = Recorder()
 
@@ -249,7 +261,7 @@ async def test_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "core.sock")
     await web.UnixSite(runner, path).start()
     settings = Address("http://localhost", host_socket=path)
-    transport = AiohttpTransport(settings)
+    transport = kind(settings)
     api = CoreApi(settings)
     assert (await get(transport)).status == 200
     await api.root_config()
@@ -271,7 +283,7 @@ def own_tls(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
     return context, certificate
 
 
-async def test_c06_self_signed_core(own_tls: tuple[ssl.SSLContext, Path]) -> None:
+async def test_c06_self_signed_core(kind: Kind, own_tls: tuple[ssl.SSLContext, Path]) -> None:
     """C06: ``AUTHENTIK_INSECURE`` connects login path, REST client and WebSocket; without it none of them does."""
     connected = asyncio.Event()
 
@@ -295,7 +307,7 @@ async def test_c06_self_signed_core(own_tls: tuple[ssl.SSLContext, Path]) -> Non
             return 0.01
 
         for settings, works in ((strict, False), (lax, True)):
-            transport, api = AiohttpTransport(settings), CoreApi(settings)
+            transport, api = kind(settings), CoreApi(settings)
             link = Link(
                 settings,
                 "pk",
@@ -323,15 +335,15 @@ async def test_c06_self_signed_core(own_tls: tuple[ssl.SSLContext, Path]) -> Non
             await api.close()
 
 
-async def test_ssl_cert_file(own_tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ssl_cert_file(kind: Kind, own_tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A private root named by ``SSL_CERT_FILE`` is trusted, for the name in its certificate."""
     monkeypatch.setenv("SSL_CERT_FILE", str(own_tls[1]))
     async with served(Recorder(), tls=own_tls[0]) as url:
         settings = Address(url.replace("127.0.0.1", "localhost"))
-        transport, api = AiohttpTransport(settings), CoreApi(settings)
+        transport, api = kind(settings), CoreApi(settings)
         assert (await get(transport)).status == 200
         await api.root_config()
-        other_name = AiohttpTransport(Address(url))
+        other_name = kind(Address(url))
         with pytest.raises(CoreUnavailable):
             await get(other_name)
         for closing in (transport, api, other_name):
@@ -344,14 +356,16 @@ async def test_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     async with served(proxy) as url:
         monkeypatch.setenv("http_proxy", url)
         settings = Address("http://core.invalid:9000/auth")
-        transport, api = AiohttpTransport(settings), CoreApi(settings)
+        transport, api = transport_for(settings), CoreApi(settings)
+        assert isinstance(transport, AiohttpTransport)
         await get(transport, executor_target("f", "ldap"))
         await api.root_config()
         assert [str(request.url.host) for request in proxy.requests] == ["core.invalid"] * 2
         assert "Authorization" not in proxy.requests[0].headers
         assert proxy.requests[0].raw_path.endswith("/auth" + executor_target("f", "ldap"))
         monkeypatch.setenv("no_proxy", "core.invalid")
-        direct = AiohttpTransport(settings)
+        direct = transport_for(settings)
+        assert isinstance(direct, LeanTransport)
         with pytest.raises(CoreUnavailable):
             await get(direct)
         assert len(proxy.requests) == 2
@@ -359,7 +373,7 @@ async def test_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
             await closing.close()
 
 
-async def test_whole_login_over_http() -> None:
+async def test_whole_login_over_http(kind: Kind) -> None:
     """Everything together: real client, real server, redirect, cookies, checks."""
 
     def answer(request: web.Request) -> web.StreamResponse:
@@ -377,7 +391,7 @@ async def test_whole_login_over_http() -> None:
     core = Recorder(answer)
     async with served(core) as url:
         address = Address(url)
-        transport = AiohttpTransport(address)
+        transport = kind(address)
         outcome = await LoginService(transport, address).login(TARGET, ALICE)
         assert isinstance(outcome, Passed)
         assert [request.method for request in core.requests] == ["GET", "POST", "GET", "GET", "GET"]
