@@ -100,6 +100,21 @@ def ldap_provider(pk: int = 1, **fields: Any) -> JSON:
     return record | fields
 
 
+def radius_provider(pk: int = 7, **fields: Any) -> JSON:
+    """One item of ``/outposts/radius/``."""
+    record: JSON = {
+        "pk": pk,
+        "name": f"radius-{pk}",
+        "application_slug": f"radius-app-{pk}",
+        "auth_flow_slug": "bind-flow",
+        "client_networks": "0.0.0.0/0, ::/0",
+        "shared_secret": "testing123",
+        "mfa_support": True,
+        "certificate": None,
+    }
+    return record | fields
+
+
 def outpost(type_: str = "ldap", **fields: Any) -> JSON:
     """One item of ``/outposts/instances/``."""
     record: JSON = {

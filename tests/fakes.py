@@ -87,6 +87,8 @@ class StubCore:
         self.people = People()
         self.executor = Executor(self.people)
         self.denied: set[str] = set()  # lower-case names that check_access refuses
+        # What check_access says for a user of a RADIUS provider who passes; None: a property mapping failed.
+        self.attributes: str | None = "AQAAFAAAAAAAAAAAAAAAAAAAAAA="
         self.searchers: set[str] | None = None  # lower-case names with the search right; None: everybody
         self.events: list[JSON] = []
         self.hellos: list[JSON] = []
@@ -400,7 +402,7 @@ class StubCore:
         return {
             "has_search_permission": may_search,
             "access": {"passing": passing, "messages": [], "log_messages": []},
-        } | ({"attributes": "AQAAFAAAAAAAAAAAAAAAAAAAAAA=" if passing else None} if type_ == "radius" else {})
+        } | ({"attributes": self.attributes if passing else None} if type_ == "radius" else {})
 
     def _me(self, request: web.Request) -> JSON:
         session = self._session(request)
