@@ -7,12 +7,19 @@ be encoded exactly as Python's ``urllib.parse.urlencode`` does it. Nobody may re
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import parse_qsl, quote, quote_plus, urlencode, urlsplit
 
 API = "/api/v3"
+# Targets and addresses remembered: a login needs the same few each time, and making them takes as long as sending them.
+TARGETS_KEPT = 256  # flows and providers of an outpost; some 200 bytes each
+ADDRESSES_KEPT = 4096  # client addresses; some 200 bytes each
+
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f]")
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 
@@ -62,7 +69,7 @@ class Endpoint:
 
     def own_target(self, location: str) -> str | None:
         """A redirect's ``Location`` as a target of this core (path and query below the sub-path), else None."""
-        if any(character <= " " or character == "\x7f" for character in location):
+        if _NOT_IN_A_URL.search(location):
             return None
         try:
             parts = urlsplit(location)
@@ -103,11 +110,13 @@ def api_target(path: str, params: Params = ()) -> str:
     return f"{API}{path}?{query}" if query else f"{API}{path}"
 
 
+@lru_cache(TARGETS_KEPT)
 def executor_path(slug: str) -> str:
     """Path of a flow's executor, final slash included."""
     return f"{API}/flows/executor/{quote(slug, safe='')}/"
 
 
+@lru_cache(TARGETS_KEPT)
 def executor_target(slug: str, protocol: str, *, warm_up: bool = False) -> str:
     """Target of a flow call; policies see ``goauthentik.io/outpost/<protocol>`` as the flow's parameters.
 
@@ -119,6 +128,7 @@ def executor_target(slug: str, protocol: str, *, warm_up: bool = False) -> str:
     return f"{executor_path(slug)}?{urlencode({'query': urlencode(inner)})}"
 
 
+@lru_cache(TARGETS_KEPT)
 def check_access_target(protocol: str, provider_pk: int, application_slug: str) -> str:
     """Target of the access check; a missing ``app_slug`` would be a 500."""
     return api_target(
@@ -126,6 +136,7 @@ def check_access_target(protocol: str, provider_pk: int, application_slug: str) 
     )
 
 
+@lru_cache(ADDRESSES_KEPT)
 def bare_address(client_ip: str) -> str:
     """A client address as the core wants it: a bare literal, IPv4 unmapped, no zone; ValueError if it is none."""
     address = ipaddress.ip_address(client_ip.strip().removeprefix("[").removesuffix("]").partition("%")[0])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 import time
 import zlib
@@ -46,6 +47,9 @@ MAX_HEADER_BYTES = 65_536  # names and values of one answer; the core sends belo
 # has failed, so a broken IPv6 does not delay a login by more than that.
 NEXT_ADDRESS_S = 0.25
 DECODERS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # some proxies compress though nobody asked
+
+
+_NOT_IN_A_TARGET = re.compile(r"[\x00-\x20\x7f]")
 
 
 class _Broken(Exception):
@@ -371,7 +375,7 @@ def _line(value: str) -> str:
 
 def _target(target: str) -> str:
     """Raises ValueError for a target that would not end where it ends."""
-    if any(character <= " " or character == "\x7f" for character in target):
+    if _NOT_IN_A_TARGET.search(target):
         raise ValueError("a target with a space or a control character")
     return target
 

@@ -283,15 +283,16 @@ class LoginService:
             return Denied(Reason.NOT_AUTHENTICATED, "the flow ended without logging anyone in")
 
         ask_user = target.want_user or session.claims is None or credentials.certificate_only
-        access, me = await asyncio.gather(
-            _caught(
-                execution.read(
-                    endpoint.check_access_target(target.protocol, target.provider_pk, target.application_slug),
-                    AccessCheck,
-                )
-            ),
-            _caught(execution.read(endpoint.api_target("/core/users/me/"), Me)) if ask_user else _nothing(),
-        )
+        check = endpoint.check_access_target(target.protocol, target.provider_pk, target.application_slug)
+        checking = _caught(execution.read(check, AccessCheck))
+        access: AccessCheck | CoreError
+        me: Me | CoreError | None = None
+        if ask_user:
+            access, me = await asyncio.gather(
+                checking, _caught(execution.read(endpoint.api_target("/core/users/me/"), Me))
+            )
+        else:
+            access = await checking
         if isinstance(access, CoreError):
             return _unavailable(access)
         if access.access.passing is not True:
@@ -443,10 +444,6 @@ class _Run:
         )
         standing.forget_used()
         return standing
-
-
-async def _nothing() -> None:
-    return None
 
 
 async def _caught(call: Awaitable[T]) -> T | CoreError:
