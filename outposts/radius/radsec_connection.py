@@ -68,7 +68,7 @@ class Connection(Upper):
         self._stream = Stream()
         self._waiting: deque[bytes] = deque()  # whole packets that came while too many requests were open
         self._open: deque[float] = deque()  # when each open request came; which is which does not matter
-        self._paused = False
+        self._paused = self._working = False
         self._numbers = Numbers()
         self._token = int.from_bytes(os.urandom(radius11.TOKEN_SIZE), "big")  # RFC 9765 §4.2.1: begins anywhere
         self._asked: dict[bytes, tuple[bytes, asyncio.Future[das.Result | None]]] = {}
@@ -124,12 +124,13 @@ class Connection(Upper):
 
     def _work(self) -> None:
         """Take waiting packets as long as there is room, and read on only then."""
-        now = self.server.clock()
-        while self._open and self._open[0] + SLOT_S <= now:
-            self._open.popleft()
-        room = self.server.limits.max_outstanding
-        while self._waiting and not self.closing and self.blocked_since is None and len(self._open) < room:
-            self._take(self._waiting.popleft(), now)
+        if self._working:
+            return  # a reply that was ready at once: the loop below goes on with the next packet
+        self._working = True
+        try:
+            self._take_waiting()
+        finally:
+            self._working = False
         paused = bool(self._waiting) or self.blocked_since is not None
         if paused != self._paused and not self.closing:
             self._paused = paused
@@ -137,6 +138,14 @@ class Connection(Upper):
                 self.wire.pause()
             else:
                 self.wire.resume()
+
+    def _take_waiting(self) -> None:
+        now = self.server.clock()
+        while self._open and self._open[0] + SLOT_S <= now:
+            self._open.popleft()
+        room = self.server.limits.max_outstanding
+        while self._waiting and not self.closing and self.blocked_since is None and len(self._open) < room:
+            self._take(self._waiting.popleft(), now)
 
     def _take(self, octets: bytes, now: float) -> None:
         if octets[0] in REPLIES:

@@ -162,6 +162,10 @@ class TlsWire(Wire):
             log.error("no certificate for RadSec", problem=str(error))
             self.cut("no_certificate")
             return
+        except Exception:
+            log.exception("no TLS for RadSec")
+            self.cut("unexpected")
+            return
         tls.set_app_data(_Trust())
         tls.set_accept_state()
         self._tls = tls
@@ -325,7 +329,7 @@ class Contexts:
         flags = crypto.X509StoreFlags.PARTIAL_CHAIN
         for issuer in self._issuers:
             store.add_cert(crypto.X509.from_cryptography(issuer))
-            context.add_client_ca(crypto.X509.from_cryptography(issuer))
+            context.add_client_ca(issuer)
         for revoked in self._revoked:
             store.add_crl(revoked)
             flags |= crypto.X509StoreFlags.CRL_CHECK
