@@ -53,6 +53,7 @@ class Plan:
     rounds: int = 3
     handshakes: int = 100
     half_open: int = HALF_OPEN
+    workers: int = 1
 
 
 QUICK = Plan(seconds=1.0, warm_up_s=0.3, rounds=1, handshakes=10, half_open=500)
@@ -125,7 +126,7 @@ class Bench:
         assert instant.stdout is not None
         self.core_url = f"http://127.0.0.1:{int(instant.stdout.readline())}"
         environment = daemons.outpost_environment(
-            self.core_url, core.token, **RAISED,
+            self.core_url, core.token, **RAISED, OUTPOSTS_WORKERS=str(self.plan.workers),
             OUTPOSTS_RADIUS__TLS_CERTIFICATE=str(self.files["server.pem"]),
             OUTPOSTS_RADIUS__TLS_KEY=str(self.files["server.key"]),
         )  # fmt: skip
@@ -351,10 +352,11 @@ def run(plan: Plan, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
         bench.rates()
         bench.handshakes()
         bench.memory()
+        processes = "one process" if plan.workers == 1 else f"a supervisor and {plan.workers} workers"
         facts = [
             f"{plan.sockets} sockets with one request each; {plan.rounds} alternating rounds of {plan.seconds:g} s, "
             f"medians; handshakes: {plan.handshakes} one after another in each round, TLS 1.2, ECDSA P-256",
-            f"FreeRADIUS {freeradius.version()}, its thread pool; ours one process; both without a line per request",
+            f"FreeRADIUS {freeradius.version()}, its thread pool; ours {processes}; both without a line per request",
             "a login is three calls to the core: answer, result, access check; rlm_rest makes the same three",
             "our limits for this run: " + ", ".join(f"{name}={value}" for name, value in RAISED.items()),
             f"the load generator used {bench.busy:.0%} of one core at most; the core runs here, too",
