@@ -1,4 +1,4 @@
-"""``scripts/bench [ldap] [--quick] [--users N] [--workers N]``: measure, print one table, write docs/benchmarks.md."""
+"""``scripts/bench [ldap|radius] [--quick] [--users N] [--workers N]``: measure, print one table, write docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import ldap_bench, scale
+from benchmarks import ldap_bench, radius_bench, scale
 from benchmarks.measure import Plan, Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+BESIDE_MAX = 200_000  # users up to which slapd is loaded too, which takes a minute for every 200,000
+SMALL = 10_000
 INTRODUCTION = """\
 # Benchmarks
 
@@ -58,21 +60,50 @@ def write_section(name: str, text: str) -> None:
     DOCS.write_text(page)
 
 
-def large(users: int, refresh: bool, warm: bool) -> int:
-    """Our daemon alone with a large directory; one section of the page for each size."""
-    report = scale.Report()
-    scale.run(users, report, refresh=refresh, warm=warm)
+def section(name: str, title: str, report: scale.Report, facts: tuple[str, ...]) -> int:
+    """Print lines and put them on the page."""
     lines = ["| measured | value |", "|---|---|", *(f"| {what.strip()} | {value} |" for what, value in report.lines)]
-    text = f"## LDAP, {users:,} users\n\n" + "\n".join(lines) + f"\n\n- {machine()}\n- " + "\n- ".join(scale.FACTS)
+    text = f"## {title}\n\n" + "\n".join(lines) + f"\n\n- {machine()}\n- " + "\n- ".join(facts)
     print(f"\n{text}")
-    write_section(f"ldap-{users}", text)
+    write_section(name, text)
+    return 0
+
+
+def large(users: int, refresh: bool, warm: bool, workers: int) -> int:
+    """Our daemon with a large directory; one section of the page for each size."""
+    report = scale.Report()
+    scale.run(users, report, refresh=refresh, warm=warm, workers=workers, beside=users <= BESIDE_MAX)
+    also = () if workers == 1 else (f"a supervisor and {workers} workers; the serving process is the supervisor",)
+    name = f"ldap-{users}" if workers == 1 else f"ldap-{users}-workers-{workers}"
+    return section(name, f"LDAP, {users:,} users", report, scale.FACTS + also)
+
+
+def sizes(users: int) -> int:
+    """Our daemon with 10,000 users beside our daemon with more."""
+    report = scale.Report()
+    scale.sizes(min(SMALL, users // 10), users, report)
+    facts = ("both daemons run all the time and are measured in alternating rounds", *scale.FACTS[-1:])
+    return section("ldap-sizes", "LDAP, small and large", report, facts)
+
+
+def radius(quick: bool, workers: int) -> int:
+    """RADIUS beside FreeRADIUS; a section of the page for one process, and one for several workers."""
+    plan = replace(radius_bench.QUICK if quick else radius_bench.Plan(), workers=workers)
+    rows, facts = radius_bench.run(plan, lambda text: print(text, file=sys.stderr, flush=True))
+    facts.insert(0, machine())
+    shown = table(rows, "FreeRADIUS") + "\n\n" + "\n".join(f"- {fact}" for fact in facts)
+    print(f"\n{shown}")
+    if not quick:
+        name, title = ("radius", "RADIUS") if workers == 1 else (f"radius-{workers}", f"RADIUS, {workers} workers")
+        write_section(name, f"## {title}\n\n{shown}")
+        print(f"\nwritten to {DOCS.relative_to(DOCS.parent.parent)}", file=sys.stderr)
     return 0
 
 
 def main(arguments: list[str]) -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="ldap", choices=["ldap"])
+    parser.add_argument("what", nargs="?", default="ldap", choices=["ldap", "radius"])
     parser.add_argument("--quick", action="store_true", help="fewer users, one short round; docs stay as they are")
     parser.add_argument("--users", type=int, help="number of users (default 10,000)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of ours (default 1)")
@@ -81,9 +112,15 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--warm-start", action="store_true", help="large directory: start from the sealed state")
     parser.add_argument("--million", action="store_true", help="large directory: 1,000,000 users (the others: 100,000)")
+    parser.add_argument("--sizes", action="store_true", help="searches with 10,000 users and with --users (100,000)")
     chosen = parser.parse_args(arguments)
+    if chosen.what == "radius":
+        return radius(chosen.quick, chosen.workers)
+    if chosen.sizes:
+        return sizes(chosen.users or 100_000)
     if chosen.refresh or chosen.warm_start or chosen.million:
-        return large(1_000_000 if chosen.million else chosen.users or 100_000, chosen.refresh, chosen.warm_start)
+        users = 1_000_000 if chosen.million else chosen.users or 100_000
+        return large(users, chosen.refresh, chosen.warm_start, chosen.workers)
     plan = replace(ldap_bench.QUICK if chosen.quick else Plan(), workers=chosen.workers)
     if chosen.users:
         plan = replace(plan, users=chosen.users)

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ldap_data
-from benchmarks.measure import MESSAGE_ID, PEOPLE, Server, load, login_of
+from benchmarks import ldap_bench, ldap_data, measure, slapd
+from benchmarks.measure import BASE, PASSWORD, PEOPLE, Plan, Server, load, login_of
 from benchmarks.scale_core import ScaleCore
 from tests import daemons
-from tests.ldap_client import ONE, SUB, Client, message, search_operation
+from tests.ldap_client import SUB, Client
 
 LOAD_TIMEOUT_S = 3600.0  # a million users
 SAMPLE_S = 0.05  # between two looks at memory
@@ -136,28 +136,24 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = LOAD_T
         time.sleep(every_s)
 
 
+def spread(users: int) -> list[str]:
+    """Names of users all over the directory."""
+    return [ldap_data.username(number) for number in range(1, users + 1, max(1, users // SEARCHED))]
+
+
 def searches(server: Server, users: int, seconds: float) -> dict[str, Any]:
     """A job for the load generator: equality searches for users spread over the directory."""
-    step = max(1, users // SEARCHED)
-    names = [ldap_data.username(number) for number in range(1, users + 1, step)]
-    requests = [message(MESSAGE_ID, search_operation(PEOPLE, SUB, f"(cn={name})")) for name in names]
-    plan = _Plan(seconds)
-    return server.job(plan, requests, CONNECTIONS, login_of("search"))  # type: ignore[arg-type]
-
-
-@dataclass
-class _Plan:
-    seconds: float
-    warm_up_s: float = 0.5
+    return ldap_bench.equality(spread(users), CONNECTIONS).job(server, Plan(seconds=seconds, warm_up_s=0.5))
 
 
 @contextlib.contextmanager
-def serving(core: ScaleCore, state: Path) -> Iterator[daemons.Daemon]:
+def serving(core: ScaleCore, state: Path, workers: int = 1) -> Iterator[daemons.Daemon]:
     """Our daemon with a state folder, as soon as it listens."""
     environment = daemons.outpost_environment(
         core.url,
         core.token,
         OUTPOSTS_STATE_DIR=str(state),
+        OUTPOSTS_WORKERS=str(workers),
         OUTPOSTS_LDAP__UID="username",
         OUTPOSTS_LDAP__BIND_CACHE_MAX="86400",
         AUTHENTIK_LDAP__PAGE_SIZE="100",
@@ -170,20 +166,70 @@ def serving(core: ScaleCore, state: Path) -> Iterator[daemons.Daemon]:
         daemon.kill()
 
 
-def enumerate_all(server: Server, users: int) -> float:
-    """List everybody over and over for a while; entries per second."""
-    few = message(MESSAGE_ID, search_operation(PEOPLE, SUB, "(cn=search)"))  # ends as the long answer does
-    job = server.job(_Plan(3.0, 0.0), [few], 1, login_of("search")) | {"receive": 1 << 18}  # type: ignore[arg-type]
-    job["requests"] = [message(MESSAGE_ID, search_operation(PEOPLE, ONE)).hex()]
-    return float(load(job)["rate"]) * (users + 1)
+def crowd(server: Server, users: int, report: Report) -> None:
+    """Listing everybody, and what is left for others meanwhile."""
+    plan = Plan(seconds=STEADY_S, warm_up_s=0.5)
+    everybody = ldap_bench.listing(users + 1)
+    listed = load(everybody.job(server, plan))["rate"] * (users + 1)
+    report.add("listing everybody, one connection", f"{listed:,.0f} entries/s")
+    job = searches(server, users, STEADY_S)
+    alone, beside = load(job), measure.alongside(job, everybody.job(server, plan))
+    report.add(
+        f"  searches of {CONNECTIONS} other connections meanwhile",
+        f"{beside['rate']:,.0f}/s, {beside['rate'] / alone['rate']:.0%} of alone, p99 {beside['p99_us'] / 1000:.2f} ms",
+    )
 
 
-def run(users: int, report: Report, *, refresh: bool, warm: bool) -> None:
-    """Measure one size."""
+def sizes(small: int, large: int, report: Report) -> None:
+    """The same searches in a small and in a large directory, in alternating rounds."""
+    with contextlib.ExitStack() as stack:
+        servers = []
+        users = {}
+        for count in (small, large):
+            core = stack.enter_context(ScaleCore(count))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="outposts-bench-"))
+            daemon = stack.enter_context(serving(core, Path(folder)))
+            servers.append(Server(f"{count:,} users", daemon.address("ldap"), daemon.pid, "cn"))
+            users[servers[-1].name] = count
+        for make in (ldap_bench.equality, ldap_bench.base_reads):
+            kinds = {name: make(spread(count), CONNECTIONS) for name, count in users.items()}
+            kind = measure.Kind(
+                kinds[servers[0].name].title,
+                lambda server, kinds=kinds: kinds[server.name].requests(server),  # type: ignore[misc]
+                CONNECTIONS,
+                login_of("search"),
+            )
+            few, many = measure.take(kind, servers, Plan())
+            report.add(
+                kind.title,
+                f"{few.rate:,.0f} with {small:,} users, {many.rate:,.0f} with {large:,}: {many.rate / few.rate:.2f}",
+            )
+
+
+@contextlib.contextmanager
+def peer(ours: Server) -> Iterator[Server | None]:
+    """slapd with the same entries, where it is installed."""
+    try:
+        program = ldap_bench.slapd_program()
+    except SystemExit:
+        yield None
+        return
+    print("  loading slapd with the same entries …", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="outposts-bench-") as folder:
+        passwords = {f"cn=search,{PEOPLE}": PASSWORD}
+        started = slapd.start(program, ldap_bench.served(ours), BASE, passwords, Path(folder) / "slapd")
+        try:
+            yield Server("slapd", started.address, started.daemon.pid, "uid")
+        finally:
+            started.stop()
+
+
+def run(users: int, report: Report, *, refresh: bool, warm: bool, workers: int = 1, beside: bool = True) -> None:
+    """Measure one size. ``beside``: slapd's searches during refreshes too."""
     with ScaleCore(users) as core, tempfile.TemporaryDirectory(prefix="outposts-bench-") as folder:
         state = Path(folder) / "state"
         started = time.monotonic()
-        with serving(core, state) as daemon:
+        with serving(core, state, workers) as daemon:
             cold_s = time.monotonic() - started
             server = Server("outposts", daemon.address("ldap"), daemon.pid, "cn")
             full_cpu_s = metric(daemon, "outposts_snapshot_cpu_seconds")
@@ -192,7 +238,7 @@ def run(users: int, report: Report, *, refresh: bool, warm: bool) -> None:
             )
             job = searches(server, users, STEADY_S)
             quiet = load(job)
-            report.add("listing everybody, one connection", f"{enumerate_all(server, users):,.0f} entries/s")
+            crowd(server, users, report)
             steady = memory_of(daemon.pid)
             report.add("memory, steady", f"{steady.serving:.0f} MiB serving process, {steady.whole:.0f} MiB everything")
             report.add(
@@ -200,17 +246,27 @@ def run(users: int, report: Report, *, refresh: bool, warm: bool) -> None:
                 f"{quiet['rate']:,.0f}/s, p50 {quiet['p50_us'] / 1000:.2f} ms, p99 {quiet['p99_us'] / 1000:.2f} ms",
             )
             if refresh:
-                refreshes(core, daemon, server, users, report, steady, full_cpu_s)
+                with peer(server) if beside else contextlib.nullcontext(None) as theirs:
+                    refreshes(core, daemon, server, theirs, users, report, steady, full_cpu_s)
         if warm:
             warm_starts(core, state, report)
 
 
 def refreshes(
-    core: ScaleCore, daemon: daemons.Daemon, server: Server, users: int, report: Report, steady: Memory, full_s: float
+    core: ScaleCore,
+    daemon: daemons.Daemon,
+    server: Server,
+    theirs: Server | None,
+    users: int,
+    report: Report,
+    steady: Memory,
+    full_s: float,
 ) -> None:
-    """Refreshes with one user in a hundred changed, under load."""
+    """Refreshes with one user in a hundred changed, under load; as many again while slapd is asked instead."""
     p99, rates, shares, peaks, walls = [], [], [], [], []
-    for _ in range(REFRESHES):
+    their_p99 = []
+    family_size = len(family(daemon.pid))
+    for asked in [server] * REFRESHES + ([theirs] * REFRESHES if theirs is not None else []):
         core.revision += 1
         before = loads(daemon)
         with Peak(daemon.pid) as peak:
@@ -219,10 +275,13 @@ def refreshes(
             seconds = max(2.0, full_s * 0.2)
             results = []
             while loads(daemon) == before:
-                results.append(load(searches(server, users, seconds)))
-            walls.append(time.monotonic() - started)
-            print(f"  refreshed in {walls[-1]:.1f} s", file=sys.stderr, flush=True)
-        wait_for(lambda: len(family(daemon.pid)) == 1, "the builder's end")
+                results.append(load(searches(asked, users, seconds)))
+            print(f"  refreshed in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        wait_for(lambda: len(family(daemon.pid)) == family_size, "the builder's end")
+        if asked is not server:
+            their_p99.append(max(result["p99_us"] for result in results))
+            continue
+        walls.append(time.monotonic() - started)
         p99.append(max(result["p99_us"] for result in results))
         rates.append(statistics.median(result["rate"] for result in results))
         shares.append(metric(daemon, "outposts_snapshot_cpu_seconds"))
@@ -238,6 +297,8 @@ def refreshes(
     report.add(
         "  searches meanwhile", f"{middle(rates):,.0f}/s, p99 {middle(p99) / 1000:.2f} ms (median of {REFRESHES})"
     )
+    if their_p99:
+        report.add("  slapd's, with the same entries, meanwhile", f"p99 {middle(their_p99) / 1000:.2f} ms")
     highest = Memory(middle(peak.serving for peak in peaks), middle(peak.whole for peak in peaks))
     report.add(
         "  highest memory meanwhile",

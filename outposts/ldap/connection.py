@@ -51,6 +51,8 @@ from outposts.ldap.wire import encode_bind_response, encode_extended_response, e
 log = logs.get_logger("ldap")
 
 SLICE_S = 0.003  # seconds of work on one result before others get their turn: the promise is 5 ms, one chunk may follow
+TURN_S = 0.0003  # seconds of it that are always worth the switch
+TURN_SHARE = 0.5  # of what others used since the last slice: one listing leaves them two thirds of their rate
 AT_ONCE = 65_536  # bytes of a result that are gathered and written in one go; more is a stream
 SLICE_REQUESTS = 32  # requests of one read before others get their turn: a search from a snapshot takes some 30 µs
 
@@ -154,6 +156,7 @@ class Connection:
         self._reading = True
         self._partial = (0, self.last_heard)  # which message was incomplete, and since when
         self._pump_due = False
+        self._turn_ended = 0.0  # when the last slice was
         self._closing = False
 
     # -- called by the wire and the server ---------------------------------------------------------------------------
@@ -480,18 +483,25 @@ class Connection:
         self._pump()
 
     def _pump(self) -> None:
-        """Write results until the client stops reading or the slice of time is used up."""
+        """Write results until the client stops reading or the slice of time is used up.
+
+        A slice goes by what others used since the last one, so that a listing takes a third of the time at most.
+        """
         if self._pump_due:
             return
-        until = time.monotonic() + SLICE_S
+        started = time.monotonic()
+        until = started + min(SLICE_S, max(TURN_S, TURN_SHARE * (started - self._turn_ended)))
         while self._streams and not self._held():
             stream = self._streams[0]
             try:
                 for chunk in stream.chunks:
                     self._wire.send(chunk)
+                    now = time.monotonic()
                     if self._held():
+                        self._turn_ended = now
                         return
-                    if time.monotonic() > until:
+                    if now > until:
+                        self._turn_ended = now
                         self._pump_due = True
                         asyncio.get_running_loop().call_soon(self._pump_again)
                         return

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from common.errors import CoreUnavailable
+from outposts.ldap import connection as connection_module
+from outposts.ldap import encoded
 from outposts.ldap.connection import SLICE_REQUESTS
 from outposts.ldap.messages import (
     AbandonRequest,
@@ -391,6 +394,34 @@ async def test_a_large_result_waits_for_a_client_that_does_not_read() -> None:
     assert len([answer for answer in answers if answer.message_id == 2]) == 17 + 2 * 800 + 1
     assert answers[-1].message_id == 3
     assert paper.acts[-1] == "resume"
+
+
+@pytest.mark.parametrize(("others_s", "per_turn"), [(0.0, 4), (0.002, 11), (1.0, 31)])
+async def test_a_listing_takes_turns_by_what_others_need(others_s: float, per_turn: int) -> None:
+    """With nobody else the shortest turns; half of what others used; never more than a slice."""
+    room = Room(extra_users=3000)
+    connection, paper = await bound(room)
+    now = 100.0
+    turns: list[int] = []
+
+    def send(data: bytes) -> None:
+        nonlocal now
+        now += 0.0001  # what making and sending a chunk takes
+        turns[-1] += 1
+
+    turns.append(0)
+    paper.send = send  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: now, perf_counter=lambda: now))
+        patch.setattr(encoded, "CHUNK_SIZE", 2000)
+        say(connection, search_request(2))
+        while len(room.witness.seen) < 2:
+            turns.append(0)
+            now += others_s
+            await asyncio.sleep(0)
+    whole = [turn for turn in turns[1:] if turn][:-1]  # the first comes from nowhere, the last is what is left
+    assert len(whole) > 3
+    assert {abs(turn - per_turn) <= 1 for turn in whole} == {True}, whole
 
 
 async def test_many_requests_in_one_read_are_served_in_slices() -> None:
