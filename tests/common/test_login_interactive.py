@@ -532,6 +532,42 @@ async def test_consent(interactive: bool) -> None:
     assert isinstance(await service_for(core).begin(target, who, interactive=interactive), Denied)
 
 
+async def test_tries_are_counted_for_each_challenge() -> None:
+    """Two mistakes here and two there are not three; a code that was sent for one challenge is not for the next."""
+    page = prompt(field("pin", "number", "PIN"))
+    core = Core(answer(NAME), moved(), answer(PASSWORD), answer({**PASSWORD, **WRONG_PASSWORD}), moved(),
+                answer(factor(EMAIL)), answer(factor(EMAIL, **EMPTY)), answer(factor(EMAIL, **REFUSED)), moved(),
+                answer(page), moved(), answer(factor(SMS, TOTP)), moved(), DONE)  # fmt: skip
+    login = paused(await begin(core, ""), "Password:")
+    login = paused(await login.answer(""), "Wrong password, try again:")
+    login = paused(await login.answer("wrong"), "Wrong password, try again:")
+    login = paused(await login.answer("hunter2"), f"Code sent to {MASKED}:")
+    login = paused(await login.answer(""), "Wrong code, try again:")
+    login = paused(await login.answer("000000"), "Wrong code, try again:")
+    login = paused(await login.answer("123456"), "PIN:")
+    login = paused(await login.answer("x"), "Not accepted, try again: PIN:")
+    login = paused(await login.answer("y"), "Not accepted, try again: PIN:")
+    login = paused(await login.answer("4"), "Code, or 1=SMS")
+    assert isinstance(await login.answer("654321"), Passed)
+
+
+async def test_after_delivery_everything_typed_is_a_code() -> None:
+    """Also a digit that was a choice before: nothing is sent a second time."""
+    core = Core(*FIRST, answer(factor(SMS, TOTP)), answer(factor(SMS, TOTP, **EMPTY)),
+                answer(factor(SMS, TOTP, **REFUSED)))  # fmt: skip
+    login = paused(await paused(await begin(core)).answer("1"), "Code sent:")
+    paused(await login.answer("1"), "Wrong code, try again:")
+    assert core.posts()[2] == {"component": VALIDATE, "code": "1"}
+
+
+async def test_complaint_of_another_stage() -> None:
+    """It is not about what was typed: the login ends."""
+    core = Core(answer(NAME), moved(), answer(PASSWORD), answer(factor(TOTP, **REFUSED)))
+    outcome = await paused(await begin(core, "")).answer("hunter2")
+    assert isinstance(outcome, Denied)
+    assert outcome.stage == VALIDATE
+
+
 # -- the rule, and what is no proof --------------------------------------------------------------------------------
 
 
