@@ -41,8 +41,12 @@ def packets(job: dict[str, Any]) -> list[bytes]:
             made.append(encode_request(Code.STATUS_SERVER, identifier, secret, (), authenticator=authenticator))
             continue
         hidden = hide_password(secret, authenticator, job["password"].encode())
-        attributes = ((Attribute.USER_NAME, b"%s%d" % (job["user"].encode(), number % USERS)), (Attribute.USER_PASSWORD, hidden),
-                      (Attribute.NAS_IP_ADDRESS, b"\x7f\0\0\1"))  # fmt: skip
+        user = b"%s%d" % (job["user"].encode(), number % USERS)
+        attributes = (
+            (Attribute.USER_NAME, user),
+            (Attribute.USER_PASSWORD, hidden),
+            (Attribute.NAS_IP_ADDRESS, b"\x7f\0\0\1"),
+        )
         made.append(encode_request(Code.ACCESS_REQUEST, identifier, secret, attributes, authenticator=authenticator))
     return made
 
