@@ -1,9 +1,9 @@
 """A core that answers logins at once: what is measured behind it is the front alone. A process of its own.
 
 It stands before a fake core (``tests.fakes.StubCore``), to which everything goes that is no login, and the first call
-of each kind of a login. That answer is learned and given to every later call of the same kind without a look at what was
-sent, so it knows no wrong password and is of no use but for measuring. FreeRADIUS asks the same calls of it, and hears
-204, which its rlm_rest takes for "yes" without reading further.
+of each kind of a login. That answer is learned and given to every later call of the same kind without a look at what
+was sent, so it knows no wrong password and is of no use but for measuring. FreeRADIUS asks the same calls of it, and
+hears 204, which its rlm_rest takes for "yes" without reading further.
 
 usage: python -m benchmarks.learned_core URL-OF-THE-FAKE-CORE     prints its own port
 """
