@@ -75,17 +75,41 @@ class LoginPort(Protocol):
         """A paused login from its sealed form."""
 
 
+@dataclass(slots=True)
+class Said:
+    """What an Access-Accept says of its user: the core's blob, a VLAN, Class, User-Name."""
+
+    blob: str | None = field(repr=False)
+    vlan: str | None
+    class_: bytes = field(repr=False)
+    user_name: str | None
+
+    def attributes(
+        self, request: Request, keys: Attributes = (), *, reserved: int = 0, eap: bool = False
+    ) -> Attributes:
+        """All of it, beside how EAP ended, for which ``reserved`` octets are kept. Raises ``AttributesError``."""
+        return accept_attributes(
+            self.blob,
+            room=room_for(request.packet, reserved),
+            keys=keys,
+            eap=eap,
+            vlan=self.vlan,
+            class_=self.class_ or None,
+            user_name=self.user_name,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the core granted, and what the Access-Accept will say. Made by ``Authenticator.grant`` alone."""
+    """What the core granted. Made by ``Authenticator.grant`` alone.
+
+    ``attributes`` are for the request that was granted; EAP goes on with others, and makes them anew.
+    """
 
     session: CoreSession
     username: str
-    blob: str | None = field(repr=False)
-    vlan: str | None = None
-    class_: bytes = field(default=b"", repr=False)
-    user_name: str | None = None
-    attributes: Attributes = field(default=(), repr=False)  # for the request that was granted; EAP goes on with others
+    said: Said
+    attributes: Attributes = field(repr=False)
 
 
 # Told of each accepted login: the request, the core's session, Class and User-Name of the reply (empty: none).
@@ -279,20 +303,18 @@ class Authenticator:
             log.warning("no reply attributes: a property mapping failed on the core", provider=provider.name)
             if provider.on_mapping_error == "reject":
                 return "mapping_error"
-        name = passed.username or (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
-        grant = Grant(
-            passed.session,
-            name,
+        said = Said(
             passed.attributes,
-            vlan=vlan_for(passed.groups, provider.vlan_by_group) if provider.vlan_by_group else None,
-            class_=self._random(CLASS_SIZE) if provider.add_class else b"",
-            user_name=passed.username if provider.echo_user else None,
+            vlan_for(passed.groups, provider.vlan_by_group) if provider.vlan_by_group else None,
+            self._random(CLASS_SIZE) if provider.add_class else b"",
+            passed.username if provider.echo_user else None,
         )
         try:
-            attributes = _attributes(request, grant, reserved=EAP_RESERVED if eap else 0, eap=eap)
+            attributes = said.attributes(request, reserved=EAP_RESERVED if eap else 0, eap=eap)
         except AttributesError as error:
             return error.reason
-        return replace(grant, attributes=attributes)
+        name = passed.username or (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
+        return Grant(passed.session, name, said, attributes)
 
     def accept(self, request: Request, grant: Grant, success: Succeed | None) -> Answer:
         """The Access-Accept: the only place that states one. ``success``: how EAP ended; None for a password."""
@@ -300,7 +322,7 @@ class Authenticator:
         if isinstance(attributes, str):
             eap = failure_for(request.packet.joined(_EAP_MESSAGE))
             return self.reject(request, attributes, eap=eap, username=grant.username, stage="", message="")
-        self._on_accept(request, grant.session, grant.class_, grant.user_name or "")
+        self._on_accept(request, grant.session, grant.said.class_, grant.said.user_name or "")
         return Answer(Code.ACCESS_ACCEPT, attributes, username=grant.username)
 
     def _with_keys(self, request: Request, grant: Grant, success: Succeed) -> Attributes | str:
@@ -312,7 +334,7 @@ class Authenticator:
         keys = mppe_keys(request.provider.secret, packet.authenticator, success.msk, make_salts(self._random(4)))
         reserved = sum(len(value) + 2 for _, value in end)
         try:
-            return (*_attributes(request, grant, keys, reserved=reserved, eap=True), *end)
+            return (*grant.said.attributes(request, keys, reserved=reserved, eap=True), *end)
         except AttributesError as error:
             return error.reason
 
@@ -367,21 +389,6 @@ class Authenticator:
         """Give up everything."""
         await self.challenges.close()
         await self.conversations.close()
-
-
-def _attributes(
-    request: Request, grant: Grant, keys: Attributes = (), *, reserved: int = 0, eap: bool = False
-) -> Attributes:
-    """What the Accept says beside how EAP ended, for which ``reserved`` octets are kept. Raises ``AttributesError``."""
-    return accept_attributes(
-        grant.blob,
-        room=room_for(request.packet, reserved),
-        keys=keys,
-        eap=eap,
-        vlan=grant.vlan,
-        class_=grant.class_ or None,
-        user_name=grant.user_name,
-    )
 
 
 _MS_CHAP = (MicrosoftAttribute.MS_CHAP_RESPONSE, MicrosoftAttribute.MS_CHAP2_RESPONSE)

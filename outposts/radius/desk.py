@@ -31,6 +31,9 @@ Outcome = Answer | Silence
 
 MAX_PENDING = 1000  # requests in progress; the operator's ``max_pending`` takes its place
 
+# Answers to Status-Server (RFC 5997 §4): they let nobody in.
+ALIVE, ALIVE_ACCOUNTING = Answer(Code.ACCESS_ACCEPT), Answer(Code.ACCOUNTING_RESPONSE)
+
 log = logs.get_logger("radius")
 
 
@@ -175,7 +178,7 @@ class Desk:
 
     def _status(self, accounting_only: bool) -> Outcome | Coroutine[Any, Any, Outcome]:
         """Status-Server (RFC 5997 §4): a sign of life while logins can be decided; nobody is let in by it."""
-        alive = Answer(Code.ACCOUNTING_RESPONSE if accounting_only else Code.ACCESS_ACCEPT)
+        alive = ALIVE_ACCOUNTING if accounting_only else ALIVE
         able = self._able()
         if isinstance(able, bool):
             return alive if able else Silence("not_able")

@@ -55,8 +55,8 @@ class Clock:
 
 
 def chance(size: int) -> bytes:
-    """Octets that are never the same twice."""
-    return next(_numbers).to_bytes(size, "big")
+    """Octets that are not the same twice, as far as so few can be."""
+    return (next(_numbers) % 256**size).to_bytes(size, "big")
 
 
 def provider(pk: int = 1, networks: str = "0.0.0.0/0, ::/0", **fields: Any) -> RadiusProvider:
