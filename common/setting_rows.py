@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common import setting_values as values
+from common.setting_rows_proxy import ROWS as PROXY_ROWS
 from common.setting_rows_radius import ROWS as RADIUS_ROWS
 from common.setting_values import ExtraSetting, Kind
 
@@ -537,6 +538,7 @@ EXTRAS: tuple[ExtraSetting, ...] = (
         "Whole time of one search that has to ask the core (direct mode).",
     ),
     *RADIUS_ROWS,
+    *PROXY_ROWS,
 )
 
 

@@ -15,6 +15,7 @@ LEVELS: dict[str, int] = {
     # common
     "common.errors": 0,
     "common.setting_rows": 0,
+    "common.setting_rows_proxy": 0,
     "common.setting_rows_radius": 0,
     "common.setting_values": 0,
     "common.settings": 0,
@@ -213,6 +214,7 @@ LEVELS: dict[str, int] = {
     "core.certificates": 2,
     "core.hashing": 3,
     "core.mail": 3,
+    "core.prompts": 3,
     "core.limits": 1,
     "core.duo": 3,
     "core.blueprints": 3,

@@ -1,0 +1,123 @@
+"""Rows of the proxy's own settings (see ``common/setting_rows.py``)."""
+
+from __future__ import annotations
+
+from common import setting_values as values
+from common.setting_values import ExtraSetting, Kind
+
+NETWORKS = Kind(
+    "networks",
+    "comma list of ADDRESS/BITS",
+    lambda value: tuple(values.network(item) for item in values.split_list(value)),
+    listed=True,
+)
+
+ROWS: tuple[ExtraSetting, ...] = (
+    ExtraSetting(
+        "proxy",
+        "hosts",
+        values.TEXT_LIST,
+        (),
+        "",
+        "Further hosts (`HOST` or `HOST:PORT`) that this provider serves. A login that begins on one ends there only "
+        "if the cookie domain holds it, else at the same path of the external host.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "skip_match",
+        values.choice("search", "full"),
+        "search",
+        "",
+        "How unauthenticated paths match: somewhere in the path (`search`, the core's meaning), or all of it (`full`).",
+    ),
+    ExtraSetting(
+        "proxy",
+        "required_groups",
+        values.TEXT_LIST,
+        (),
+        "",
+        "Entries `/PATH=GROUP|GROUP` or `HOST/PATH=GROUP|GROUP`: who is logged in but in none of these groups gets 403 "
+        "at that path and below it. All entries that match have to be met.",
+    ),
+    ExtraSetting(
+        "proxy", "skip_networks", NETWORKS, (), "", "Networks whose clients need no login. They have no identity."
+    ),
+    ExtraSetting(
+        "proxy",
+        "session_idle",
+        values.duration(),
+        0.0,
+        "s",
+        "Longest time between two requests of a session. 0: any.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "refresh_tokens",
+        values.BOOLEAN,
+        False,
+        "",
+        "Renew tokens in the background, so that a session outlives its token and follows changes of groups. The "
+        "provider needs the scope `offline_access`.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "session_max",
+        values.duration(),
+        86_400.0,
+        "s",
+        "Longest life of a session whose tokens are renewed. Others end with their token.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "keep_post",
+        values.size(0),
+        65_536,
+        "bytes",
+        "Mode `proxy`: largest form that is kept during a login and sent on after it; a comment with a picture link is "
+        "some KiB. 0: none.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "cookie_prefix",
+        values.choice("none", "secure", "host"),
+        "none",
+        "",
+        "Put `__Secure-` or `__Host-` in front of cookie names; the latter only without a cookie domain.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "cookie_same_site",
+        values.choice("lax", "strict", "none"),
+        "lax",
+        "",
+        "`SameSite` of cookies. `none` for applications in frames of other sites; `strict` asks for a login after "
+        "every link from another site.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "cookie_partitioned",
+        values.BOOLEAN,
+        False,
+        "",
+        "Cookies with `Partitioned`: one jar for each site that frames the application.",
+    ),
+    ExtraSetting("proxy", "send_jwt", values.BOOLEAN, True, "", "Put the token into `X-authentik-jwt`."),
+    ExtraSetting(
+        "proxy",
+        "header_budget",
+        values.size(1024),
+        24_576,
+        "bytes",
+        "Size of all identity headers together. What does not fit is left out: first the token, then additional "
+        "headers, then entitlements, then groups. nginx needs `proxy_buffer_size` above it.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "strip_headers",
+        values.TEXT_LIST,
+        (),
+        "",
+        "Mode `proxy`: request headers that are always taken out, in any spelling, besides `X-authentik-*`. Name here "
+        "what `additionalHeaders` of some users set.",
+    ),
+)

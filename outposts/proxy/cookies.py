@@ -1,0 +1,108 @@
+"""Our cookies: their names, how they are read out of any ``Cookie`` header, how they are written (RFC 6265bis).
+
+Reading is tolerant: a pair that is no pair is passed over, whatever stands around it, and of several cookies with one
+name all values count, in order. The browser sends them in this order when a sibling host has set one for the whole
+domain, and the session that is good is then taken. Nothing that browsers might drop is ever written: a cookie with its
+attributes has at most 4096 octets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from outposts.proxy import rfc
+
+MAX_VALUES = 4  # cookies of one name that are looked at; a browser sends one for each path and domain that set it
+SESSION_VALUE = r"[A-Za-z0-9_-]{43}"
+LOGIN_VALUE = r"[A-Za-z0-9_.-]{1,64}"
+_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265 §4.1.1 cookie-octet
+_OWN = re.compile(
+    rf"(?:__(?:Host|Secure)-)?{rfc.COOKIE_NAME}[0-9a-f]{{{rfc.COOKIE_NAME_DIGITS}}}(?:{rfc.LOGIN_COOKIE_SUFFIX})?"
+)
+
+
+class SameSite(StrEnum):
+    """RFC 6265bis §5.6.7. ``NONE`` is for applications in frames of other sites."""
+
+    LAX = "Lax"
+    STRICT = "Strict"
+    NONE = "None"
+
+
+@dataclass(frozen=True, slots=True)
+class CookieOptions:
+    """Attributes of one provider's cookies. ``prefix`` is "", ``__Secure-`` or ``__Host-``; ``domain`` may be ""."""
+
+    client_id: str
+    domain: str = ""
+    secure: bool = True
+    same_site: SameSite = SameSite.LAX
+    partitioned: bool = False
+    prefix: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the session cookie."""
+        return self.prefix + base_name(self.client_id)
+
+    @property
+    def login_name(self) -> str:
+        """Name of the login cookie."""
+        return self.name + rfc.LOGIN_COOKIE_SUFFIX
+
+
+def base_name(client_id: str) -> str:
+    """The reference's name of a provider's cookie."""
+    return rfc.COOKIE_NAME + hashlib.sha256(client_id.encode()).hexdigest()[: rfc.COOKIE_NAME_DIGITS]
+
+
+class Reader:
+    """Reads one cookie by its name out of ``Cookie`` headers."""
+
+    __slots__ = ("_find", "name")
+
+    def __init__(self, name: str, value: str = SESSION_VALUE) -> None:
+        self.name = name
+        self._find = re.compile(rf'(?:^|[;,])[ \t]*{re.escape(name)}=("?)({value})\1[ \t]*(?=[;,]|$)').finditer
+
+    def values(self, header: str | None) -> tuple[str, ...]:
+        """Values of our shape, in order; at most ``MAX_VALUES``, without doubles."""
+        if not header or self.name not in header:
+            return ()
+        found = [match[2] for match in self._find(header)]
+        return tuple(dict.fromkeys(found[:MAX_VALUES])) if len(found) > 1 else tuple(found)
+
+
+def without_own(header: str) -> str:
+    """A ``Cookie`` header as an application gets it: all cookies of ours taken out, the rest octet for octet."""
+    if rfc.COOKIE_NAME not in header:
+        return header
+    kept = [part for part in header.split(";") if not _OWN.fullmatch(part.partition("=")[0].strip(" \t"))]
+    return ";".join(kept).strip(" \t")
+
+
+def write(options: CookieOptions, name: str, value: str, max_age_s: int) -> str:
+    """The value of a ``Set-Cookie`` header. Raises ``ValueError`` if a browser might not keep it."""
+    if not _VALUE.fullmatch(value):
+        raise ValueError("not a cookie's value")
+    parts = [f"{name}={value}", "Path=/"]
+    if options.domain:
+        parts.append(f"Domain={options.domain}")
+    parts += [f"Max-Age={max_age_s}", "HttpOnly"]
+    if options.secure:
+        parts.append("Secure")
+    parts.append(f"SameSite={options.same_site}")
+    if options.partitioned:
+        parts.append("Partitioned")
+    text = "; ".join(parts)
+    if len(text) > rfc.MAX_COOKIE:
+        raise ValueError("a cookie that browsers would drop")
+    return text
+
+
+def delete(options: CookieOptions, name: str) -> str:
+    """The ``Set-Cookie`` header that removes a cookie: same name, domain and path, no life."""
+    return write(options, name, "", 0)
