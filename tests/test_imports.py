@@ -188,6 +188,7 @@ LEVELS: dict[str, int] = {
     "outposts.proxy.session": 1,
     "outposts.proxy.providers": 2,
     "outposts.proxy.decision": 2,
+    "outposts.proxy.forwarding": 2,
     "outposts.proxy.oidc": 3,
     "outposts.proxy.store": 3,
     "outposts.proxy.upstream": 3,

@@ -52,7 +52,7 @@ class Upstream:
         return f"{self.scheme}://{self.host}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ProxyProvider:
     """One provider with everything that can be said about it. Times in seconds.
 
@@ -71,25 +71,29 @@ class ProxyProvider:
     redirect_uri: str
     start_url: str
     client_id: str
-    client_secret: str = field(repr=False)
-    cookie_secret: str = field(repr=False)
-    oidc: Mapping[str, Any] = field(repr=False)
+    client_secret: str
+    cookie_secret: str
+    oidc: Mapping[str, Any]
     scopes: tuple[str, ...]
     validity_s: float
     places: Places
     rules: Rules
     cookie: CookieOptions
-    session_reader: Reader = field(repr=False)
-    login_reader: Reader = field(repr=False)
-    sealer: Sealer = field(repr=False)
-    options: IdentityOptions = field(repr=False)
-    anonymous: Identity = field(repr=False)
+    session_reader: Reader
+    login_reader: Reader
+    sealer: Sealer
+    options: IdentityOptions
+    anonymous: Identity
     stripped: frozenset[str]
     intercept: bool
     upstream: Upstream | None
     certificate: CertificatePair | None
     idle_s: float
-    settings: Mapping[str, Any] = field(repr=False)
+    settings: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Short, for logs."""
+        return f"ProxyProvider(pk={self.pk}, name={self.name!r})"
 
     @property
     def forward(self) -> bool:

@@ -110,7 +110,7 @@ def move(state: State, event: Event) -> State:
         raise SessionError(f"{event} cannot happen to a session that is {state}") from None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Session:
     """One login at one provider. Read for every request; only ``seen``, ``state`` and what ``renew`` sets change.
 
@@ -119,7 +119,7 @@ class Session:
     ``Authorization`` header that made it, if one did.
     """
 
-    key: bytes = field(repr=False)
+    key: bytes
     provider_pk: int
     client_id: str
     created: float
@@ -128,12 +128,16 @@ class Session:
     seen: float
     claims: Claims
     identity: Identity
-    token: str = field(repr=False)
-    refresh_token: str = field(default="", repr=False)
-    credential: bytes = field(default=b"", repr=False)
-    payload: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    token: str
+    refresh_token: str = ""
+    credential: bytes = b""
+    payload: Mapping[str, Any] = field(default_factory=dict)
     groups: frozenset[str] = frozenset()
     state: State = State.AUTHENTICATED
+
+    def __repr__(self) -> str:
+        """Without what identifies a person."""
+        return f"Session(provider_pk={self.provider_pk}, state={self.state})"
 
     @property
     def subject(self) -> str:

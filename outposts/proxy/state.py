@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from urllib.parse import unquote_plus
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -229,6 +230,48 @@ def restart(state: LoginState, random: Random, now: float, ticket: Ticket) -> Lo
     if state.restarts >= MAX_RESTARTS:
         raise StateError(StateProblem.LOOPING, state)
     return begin(random, now, ticket, target=state.target, restarts=state.restarts + 1, post=state.post)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a browser brings back from the core. "" is what was not there. ``error`` as in RFC 6749 §4.1.2.1."""
+
+    code: str = field(default="", repr=False)
+    state: str = field(default="", repr=False)
+    error: str = ""
+    description: str = ""
+
+
+MAX_CODE = 4096  # characters; the core's codes have 32
+MAX_SHOWN = 300  # characters of an error's text that are shown to a person
+
+
+def answer_of(query: str) -> Answer:
+    """The parameters of a callback. Raises ``StateError`` (malformed) if one stands there twice (RFC 6749 §3.1).
+
+    The core appends errors with a second ``?`` to a redirect URI that has a query already, so that one separates too.
+    """
+    found: dict[str, str] = {}
+    for pair in query.replace("?", "&").split("&"):
+        name, _, value = pair.partition("=")
+        if name in ("code", "state", "error", "error_description"):
+            if name in found:
+                raise StateError(StateProblem.MALFORMED)
+            found[name] = unquote_plus(value, "utf-8", "replace")
+    code = found.get("code", "")
+    if len(code) > MAX_CODE or not code.isascii() or not code.isprintable():
+        raise StateError(StateProblem.MALFORMED)
+    return Answer(
+        code,
+        found.get("state", ""),
+        _shown(found.get("error", "")),
+        _shown(found.get("error_description", "")),
+    )
+
+
+def _shown(text: str) -> str:
+    """Text of somebody else's as it may stand in a page or a log line."""
+    return "".join(character for character in text[:MAX_SHOWN] if character.isprintable())
 
 
 class UsedStates:

@@ -263,7 +263,8 @@ def query_says(query: str | None, key: str) -> bool:
     if not query or ("uthentik" not in query and "%" not in query):
         return False
     value = query_value(query, key)
-    return value is not None and value.lower() == "true"
+    # The core appends errors with a second `?`: `…=true?error=…` says true as well.
+    return value is not None and value.partition("?")[0].lower() == "true"
 
 
 def return_url(query: str | None) -> str:
