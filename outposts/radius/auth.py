@@ -219,6 +219,7 @@ class Authenticator:
         """An answer to a challenge of ours, or what claims to be one."""
         outcome = await self.gate.run(request, _account(request), lambda: self.challenges.answer(request))
         self._heard(outcome)
+        outcome = _without_secrets(outcome, _typed(request))
         silence = None if not isinstance(outcome, Unavailable) else self.undecided(request, outcome, "")
         # What was typed is used up, whatever came of it.
         return replace(silence, again=False) if silence is not None else await self._concluded(request, outcome, "")
@@ -273,13 +274,13 @@ class Authenticator:
             ),
         )
         self._heard(outcome)
-        return _without_secrets(outcome, credentials)
+        return _without_secrets(outcome, credentials.password)
 
     async def go_on(self, request: Request, paused: Paused, text: str) -> Outcome | Paused:
         """Go on with a login that waits for a person's answer. Never raises but for cancellation."""
         outcome = await self.gate.run(request, paused.username, lambda: paused.answer(text))
         self._heard(outcome)
-        return outcome
+        return _without_secrets(outcome, text)
 
     def _heard(self, outcome: Outcome | Paused) -> None:
         """The core has answered; whatever it said."""
@@ -399,11 +400,20 @@ def _account(request: Request) -> str:
     return (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
 
 
-def _without_secrets(outcome: Outcome | Paused, credentials: Credentials) -> Outcome | Paused:
+def _typed(request: Request) -> str:
+    """What was typed as the answer to a challenge, as far as it can be read."""
+    hidden = request.packet.first(_USER_PASSWORD) or b""
+    try:
+        return reveal_password(request.provider.secret, request.packet.authenticator, hidden).decode()
+    except (PacketError, UnicodeDecodeError):
+        return ""
+
+
+def _without_secrets(outcome: Outcome | Paused, secret: str) -> Outcome | Paused:
     """The core's text is for a log line: withheld whole if it quotes what the client sent as a secret."""
     if not isinstance(outcome, Denied | Unavailable) or not outcome.message:
         return outcome
-    secrets = (credentials.password, *split_code(credentials.password), "-----BEGIN ")
-    if any(secret in outcome.message for secret in secrets if secret):
+    secrets = (secret, *split_code(secret), "-----BEGIN ")
+    if any(one in outcome.message for one in secrets if one):
         return replace(outcome, message="(withheld: it quotes a secret)")
     return outcome

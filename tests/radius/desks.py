@@ -56,7 +56,8 @@ class Clock:
 
 def chance(size: int) -> bytes:
     """Octets that are not the same twice, as far as so few can be."""
-    return (next(_numbers) % 256**size).to_bytes(size, "big")
+    number: int = next(_numbers) % 256**size
+    return number.to_bytes(size, "big")
 
 
 def provider(pk: int = 1, networks: str = "0.0.0.0/0, ::/0", **fields: Any) -> RadiusProvider:
@@ -160,12 +161,14 @@ class Core:
     outcome: Any = field(default_factory=passed)
     logins: list[tuple[LoginTarget, Credentials, bool]] = field(default_factory=list)
     hold: asyncio.Event | None = None  # logins wait for it
+    asked: asyncio.Event = field(default_factory=asyncio.Event)  # set by the first login
 
     async def begin(
         self, target: LoginTarget, credentials: Credentials, *, interactive: bool, sealable: bool = False
     ) -> Outcome | Paused:
         """Run a login."""
         self.logins.append((target, credentials, interactive))
+        self.asked.set()
         if self.hold is not None:
             await self.hold.wait()
         found = self.outcome(credentials) if callable(self.outcome) else self.outcome
