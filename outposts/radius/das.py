@@ -310,8 +310,8 @@ def verdict(code: Code, packet: Packet) -> Result | None:
     """What a packet says as the reply to a request of this code; None if it is no reply to it."""
     value = packet.first(Attribute.ERROR_CAUSE)
     cause = ErrorCause(int.from_bytes(value, "big")) if value is not None and len(value) == 4 else None
-    if packet.code == ACKNOWLEDGED[code]:
+    if packet.code == ACKNOWLEDGED.get(code):
         return Result(Verdict.DONE, cause)
-    if packet.code == REFUSED[code]:
+    if packet.code == REFUSED.get(code):
         return Result(Verdict.GONE if cause in ALREADY_GONE else Verdict.REFUSED, cause)
     return None

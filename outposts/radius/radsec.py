@@ -218,6 +218,7 @@ class Server:
                 ssl_handshake_timeout=self.limits.handshake_timeout,
             )
         except (OSError, TimeoutError) as error:
+            accepted.close()
             metrics.radsec_closed.labels("handshake").inc()
             log.info("RadSec handshake with a key failed", kind=type(error).__name__)
 

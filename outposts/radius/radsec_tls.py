@@ -33,6 +33,8 @@ WRITE_HIGH = 262_144  # octets of replies that may wait for a client; a reply ha
 MIN_KEY = 16  # octets of a pre-shared key; RFC 9813 §4.1 refuses shorter ones
 MAX_KEY_NAME = 128  # octets of a key's name; RFC 4279 §5.1
 TLS_1_3 = 0x0304  # RFC 8446 §4.2.1
+# Of TLS 1.2, with forward secrecy; TLS 1.3 has its own list.
+PSK_CIPHERS = "kECDHEPSK+CHACHA20:kDHEPSK+AESGCM:kDHEPSK+CHACHA20"
 NO_PSK = (
     "TLS with pre-shared keys needs Python 3.13 or newer; this is an older one. Use certificates "
     "(OUTPOSTS_LISTEN__RADSEC) or a newer Python"
@@ -428,7 +430,7 @@ def psk_context(keys: Callable[[], dict[str, bytes]], versions: Sequence[bytes])
         raise CertificateError(NO_PSK)
     context: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if ALPN_10 not in versions else ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE+PSK:DHE+PSK")  # of TLS 1.2, with forward secrecy (RFC 9813 §4.1.1)
+    context.set_ciphers(PSK_CIPHERS)
     context.set_alpn_protocols([version.decode() for version in versions])
     context.num_tickets = 0
 

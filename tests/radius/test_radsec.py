@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from common import metrics
 from common.errors import StartError
 from common.setting_values import ListenAddress
 from common.tls import CertificatePair
-from outposts.radius import das, radsec_connection, radsec_tls
+from outposts.radius import das, radius11, radsec_connection, radsec_tls
 from outposts.radius.providers import Providers, RadiusProvider
 from outposts.radius.radsec import Limits, bare
 from outposts.radius.radsec_clients import Clients, Identity, canonical, identity, of_key
@@ -653,6 +654,50 @@ async def test_keys_are_needed_for_the_listener(tmp_path: Path, monkeypatch: pyt
     bench.configure(psk_file=str(path))
     with pytest.raises(StartError, match="line 1"):
         await bench.server.listen_psk(ListenAddress("127.0.0.1", 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "alpn"),
+    [
+        ("ap1", b"k" * 16, ["radius/1.1", "radius/1.0"]),
+        ("ap1", b"k" * 16, []),
+        ("ap1", b"x" * 16, []),
+        ("ap9", b"k" * 16, []),
+    ],
+    ids=["right, 1.1", "right, 1.0", "wrong key", "unknown name"],
+)
+async def test_client_with_a_key(tmp_path: Path, name: str, key: bytes, alpn: list[str]) -> None:
+    """From Python 3.13 on a key lets its client in, and nothing else does; before, nobody listens."""
+    bench = Bench(tmp_path)
+    bench.names = {"wifi": ("psk:ap1",)}
+    path = tmp_path / "keys"
+    path.write_text("ap1 " + (b"k" * 16).hex())
+    bench.configure(psk_file=str(path))
+    if not radsec_tls.psk_offered():
+        with pytest.raises(StartError, match=r"Python 3\.13"):
+            await bench.server.listen_psk(ListenAddress("127.0.0.1", 0))
+        return
+    ((_, _, port),) = await bench.server.listen_psk(ListenAddress("127.0.0.1", 0))
+    context: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("PSK")
+    context.set_psk_client_callback(lambda hint: (name, key))
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    if (name, key) != ("ap1", b"k" * 16):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await Client.connect(port, context)
+        assert not bench.desk.packets
+    else:
+        client = await Client.connect(port, context)
+        octets = request() if not alpn else radius11.encode(STATUS, b"tokn", ())
+        client.send(octets)
+        reply = await client.receive()
+        assert reply[0] == Code.ACCESS_ACCEPT
+        assert (reply[4:8] == b"tokn") == bool(alpn)
+        await client.close()
+    await bench.close()
 
 
 def test_self_signed_pairs_of_tests_are_what_they_say() -> None:
