@@ -121,8 +121,6 @@ def _without_keys(value: bytes) -> bytes:
     inner = vendor_attributes(value)
     if not inner:  # not in the recommended format: all that shows is its first octet
         return b"" if value[4:5] and value[4] in KEYS else value
-    if KEYS.isdisjoint(kind for kind, _ in inner):
-        return value
     kept = b"".join(bytes((kind, len(data) + 2)) + data for kind, data in inner if kind not in KEYS)
     return vendor + kept if kept else b""
 

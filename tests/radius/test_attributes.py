@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyrad.dictionary import Dictionary
 from pyrad.packet import Packet as PyradPacket
@@ -221,6 +221,9 @@ def test_an_independent_client_reads_the_vlan() -> None:
 
 
 @given(text=st.text(max_size=700))
+@example(text="ü" * 127)
+@example(text="x" + "€" * 300)
+@example(text="xy" + "😀" * 300)
 def test_text_in_pieces(text: str) -> None:
     """Nothing is lost, no piece is too long or empty, and each is whole characters."""
     pieces = text_attributes(18, text)

@@ -288,6 +288,24 @@ async def test_another_user_name() -> None:
             assert isinstance(outcome, Denied)
 
 
+async def test_refused_answer_gives_the_login_up() -> None:
+    """The session that a confirmed push has made meanwhile is ended."""
+    stages = (stub_flows.Identification(), stub_flows.Validate(push=True), stub_flows.Login())
+    async with daemon(*stages) as nas:
+        nas.core.people.codes.clear()
+        reply: list[Any] = []
+
+        async def ask() -> None:
+            reply.append(await nas.ask(request("pw")))
+
+        (pushed,) = await tasks_of(ask())
+        await asyncio.wait({pushed})
+        assert len(nas.core.sessions_of("alice")) == 1
+        outcome = await nas.ask(request("", state_row(challenge(reply[0])), name=b"bob"))
+        assert isinstance(outcome, Denied)
+        assert nas.core.sessions_of("alice") == []
+
+
 @pytest.mark.parametrize(
     ("packet", "label"),
     [
@@ -506,6 +524,30 @@ async def test_store_that_fails() -> None:
         outcome = await nas.ask(request("123456", state_row(shared)))
         assert isinstance(outcome, Unavailable)
         assert outcome.reason == "store_unavailable"
+
+
+async def test_what_cannot_be_sealed_is_kept_here() -> None:
+    """A push that is under way, or too much."""
+
+    class Unsealable(Paused):
+        question = Question("Code:", True, QuestionKind.CODE, 60.0)
+        username = "alice"
+
+        async def answer(self, text: str) -> Outcome | Paused:
+            return Denied("heard", text)
+
+        async def abandon(self) -> None:
+            """Nothing."""
+
+        def sealed(self, binding: bytes = b"") -> bytes | None:
+            return None
+
+    store = Failing()
+    async with daemon(store=store) as nas:
+        reply = await nas.challenges.ask(request("pw"), Unsealable())
+        assert store.kept == {}
+        state = dict(reply.attributes)[Attribute.STATE]
+        assert await nas.ask(request("123456", state_row(state))) == Denied("heard", "123456")
 
 
 async def test_store_with_rubbish() -> None:
