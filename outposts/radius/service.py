@@ -14,7 +14,6 @@ from typing import Any
 
 from common import logs, metrics
 from common.cache import Configuration
-from common.errors import OutpostError
 from common.outcomes import CoreSession
 from common.reactor import LoopReactor
 from common.records import RadiusProvider as Record
@@ -125,7 +124,10 @@ class RadiusService:
         self.desk.intake.serve(providers, unchanged)
         self.authenticator.end_providers(lambda pk: pk not in unchanged)
         for extension in self._extensions:
-            await extension.apply(configuration, providers)
+            try:
+                await extension.apply(configuration, providers)
+            except Exception:  # the others, and the logins, go on with what is in service now
+                log.exception("part of the daemon not configured", part=type(extension).__name__)
         if not self._sweeping:
             self._sweeping = True
             self._context.spawn(self._sweep(), "sweep")
@@ -260,8 +262,8 @@ class RadiusService:
                     self._report(problems)
                     self.authenticator.conversations.settings = eap
                     log.info("certificate files read again")
-            except OutpostError as error:
-                log.error("sweep failed", problem=str(error))
+            except Exception:
+                log.exception("sweep failed")
 
     def _able(self) -> Any:
         """Whether logins can be decided now, see ``Desk``."""

@@ -66,10 +66,13 @@ class Part:
         self.parts = parts
         self.told: list[str] = []
         self.problem = ""
+        self.fault: Exception | None = None
 
     async def apply(self, configuration: Configuration, providers: Providers) -> None:
         """Note it."""
         self.told.append(f"apply {len(providers)}")
+        if self.fault is not None:
+            raise self.fault
 
     async def listen(self, *, shared: bool) -> list[tuple[str, str, int]]:
         """Note it."""
@@ -191,6 +194,14 @@ async def test_bad_records_are_counted_and_take_nobody_down() -> None:
         await service.apply(configuration(factories.radius_provider(2, shared_secret="")))
         [reason] = service.not_ready()
         assert "no provider can be served" in reason and "secret" in reason
+
+
+async def test_a_part_that_fails_does_not_take_logins_down() -> None:
+    """They are decided with the new configuration all the same."""
+    async with running() as (service, _, part):
+        part.fault = RuntimeError("broken")
+        await service.apply(configuration(factories.radius_provider(7)))
+        assert (await ask(service, access_request())).code == Code.ACCESS_ACCEPT
 
 
 async def test_settings_reach_what_they_set() -> None:
