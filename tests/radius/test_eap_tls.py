@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from common.tls import CertificateError
 from outposts.radius.eap.contexts import ServerTls, TlsContexts, TlsOptions
@@ -228,6 +229,35 @@ def test_without_issuers_the_core_decides(version: int) -> None:
     heard = talk(session(ANYBODY), Peer(version=version, certificate=SELF))
     [question] = heard.questions
     assert isinstance(question, CertificateLogin) and not question.issuer_verified and question.leaf_pem == SELF.pem
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),  # a version that does not exist
+        (b"\x06\x03\x55\x04\x03\x0c\x05alice", b"\x06\x03\x55\x04\x03\x13\x05al\xffce"),  # a name that is no text
+    ],
+    ids=["version", "name"],
+)
+@pytest.mark.parametrize("identity", [b"alice", b""])
+def test_certificates_that_only_openssl_can_read(
+    version: int, old: bytes, new: bytes, identity: bytes, tmp_path: Path
+) -> None:
+    """Where any issuer is taken, a peer can show anything: no exception, and nobody gets in by it unasked."""
+    der = SELF.certificate.public_bytes(serialization.Encoding.DER)
+    assert old in der
+    path = tmp_path / "client.der"
+    path.write_bytes(der.replace(old, new))
+
+    def prepare(context: SSL.Context) -> None:
+        context.use_certificate_file(str(path), crypto.FILETYPE_ASN1)
+        context.use_privatekey(SELF.key)
+
+    peer = Peer(identity=identity, version=version, prepare=prepare)
+    heard = talk(session(ANYBODY), peer, lambda question: Refused("unknown"))
+    assert heard.refused.reason in ("client_certificate_refused", "unknown"), heard.refused
+    assert heard.questions == [] or identity == b"alice"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
@@ -319,7 +320,12 @@ class EapTls(TlsMethod):
 
     def established(self) -> MethodStep:
         """Note the certificate, then ask (TLS 1.3) or send the last flight."""
-        if self._connection is None or (certificate := self._presented(self._connection)) is None:
+        try:
+            certificate = None if self._connection is None else self._presented(self._connection)
+        except (ValueError, x509.InvalidVersion) as error:
+            # OpenSSL is more patient than what reads names later; nobody can be looked up by such a certificate.
+            return self._end("client_certificate_refused", f"not readable ({type(error).__name__})")
+        if certificate is None:
             return self._end("client_certificate_missing")
         self._certificate = certificate
         if self._tls13:
