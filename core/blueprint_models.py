@@ -184,15 +184,11 @@ META_APPLY = "authentik_blueprints.metaapplyblueprint"
 OLDER_NAMES = {"authentik_tenants.tenant": "authentik_brands.brand"}
 
 # Known to the reference; a blueprint that needs one is refused by name.
-_NOT_OFFERED_STAGES = (
-    "user_write", "user_delete", "prompt", "consent", "redirect", "email", "invitation", "captcha", "source",
-    "authenticator_webauthn",
-)  # fmt: skip
+_NOT_OFFERED_STAGES = ("source", "authenticator_webauthn")
 NOT_OFFERED = frozenset(
     {f"authentik_stages_{name}.{name.replace('_', '')}stage" for name in _NOT_OFFERED_STAGES}
     | {
-        "authentik_policies_password.passwordpolicy", "authentik_policies_expiry.passwordexpirypolicy",
-        "authentik_policies_geoip.geoippolicy", "authentik_policies_event_matcher.eventmatcherpolicy",
+        "authentik_policies_geoip.geoippolicy",
         "authentik_core.applicationentitlement", "authentik_sources_oauth.oauthsource",
         "authentik_sources_saml.samlsource", "authentik_sources_ldap.ldapsource", "authentik_enterprise.license",
         "authentik_rbac.initialpermissions", "authentik_events.notificationrule",
@@ -227,7 +223,7 @@ def hints(record: type[Model]) -> dict[str, Any]:
         known = typing.get_type_hints(record)
         hidden = {"directory", "password_hash", "is_superuser", "uid"} if record is models.User else {"options", "type"}
         _hints_kept[record] = {item.name: known[item.name] for item in fields(record) if item.name not in hidden}
-        if record is models.Outpost:
+        if record in (models.Outpost, models.Prompt):
             _hints_kept[record]["type"] = known["type"]
     return _hints_kept[record]
 

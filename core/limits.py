@@ -15,10 +15,11 @@ class Limit:
         self._window_s = window_s
         self._seen: OrderedDict[str, list[float]] = OrderedDict()
 
-    def take(self, key: str, now: float) -> bool:
-        """Whether it may be done once more now; a yes counts."""
-        recent = [moment for moment in self._seen.get(key, ()) if now - moment < self._window_s]
-        allowed = len(recent) < self._times
+    def take(self, key: str, now: float, *, times: int | None = None, window_s: float | None = None) -> bool:
+        """Whether it may be done once more now; a yes counts. ``times`` and ``window_s`` replace the usual ones."""
+        window_s = self._window_s if window_s is None else window_s
+        recent = [moment for moment in self._seen.get(key, ()) if now - moment < window_s]
+        allowed = len(recent) < (self._times if times is None else times)
         if allowed:
             recent.append(now)
         self._seen[key] = recent

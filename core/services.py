@@ -51,6 +51,7 @@ class Services:
         self.public_url = public_url
         self.http = httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, follow_redirects=False)
         self.sent_codes = Limit(MAX_CODES, CODES_WINDOW_S)
+        self.sent_mails = Limit(MAX_CODES, CODES_WINDOW_S)  # stages name their own numbers
         self.anonymous = models.anonymous_user()
         self._derive_from = bytes.fromhex(database.secret("derive_key"))
 

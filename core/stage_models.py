@@ -7,6 +7,11 @@ from typing import Any
 
 from core.model_base import Model
 
+PROMPT_TYPES = (
+    "text", "text_area", "text_read_only", "text_area_read_only", "username", "email", "password", "number", "checkbox",
+    "radio-button-group", "dropdown", "date", "date-time", "file", "separator", "hidden", "static", "ak-locale",
+)  # fmt: skip
+
 
 @dataclass(kw_only=True, eq=False)
 class Prompt(Model):

@@ -51,6 +51,7 @@ from core.models import (
     TOTPDevice,
     User,
 )
+from core.stage_models import PROMPT_TYPES
 
 EVENT_LIFE_S = 365 * 24 * 3600.0  # a year, as the reference keeps events
 REPUTATION_LIFE_S = 24 * 3600.0  # flows.md §6.2
@@ -109,6 +110,7 @@ _CHOICES: dict[type[Model], dict[str, tuple[str, ...]]] = {
     StageBinding: {"policy_engine_mode": ENGINE_MODES, "invalid_response_action": INVALID_RESPONSE_ACTIONS},
     Application: {"policy_engine_mode": ENGINE_MODES},
     Outpost: {"type": OUTPOST_TYPES},
+    Prompt: {"type": PROMPT_TYPES},
 }
 _SLUG_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 

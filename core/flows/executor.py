@@ -64,6 +64,7 @@ class Run:
     session: SessionHandle
     services: Services
     stage_types: Mapping[str, type[Stage]]
+    planner: Planner
 
     @property
     def pending_user(self) -> models.User | None:
@@ -103,7 +104,7 @@ class Executor:
         """
         try:
             try:
-                plan = self._stored_plan(flow, session)
+                plan = self._restored(flow, request, session) or self._stored_plan(flow, session)
             except PlanError:
                 session.remove(PLAN)
                 return self._denied(self._run(flow, Plan(flow.pk), request, session), DENIED)
@@ -124,7 +125,25 @@ class Executor:
             return self._flow_error(request, error)
 
     def _run(self, flow: models.Flow, plan: Plan, request: HTTPRequest, session: SessionHandle) -> Run:
-        return Run(flow, plan, request, session, self._services, self._stage_types)
+        return Run(flow, plan, request, session, self._services, self._stage_types, self._planner)
+
+    def _restored(self, flow: models.Flow, request: HTTPRequest, session: SessionHandle) -> Plan | None:
+        """The plan of a live token in the query (§3.8); an unknown or old one is as good as none.
+
+        What the browser's own plan of this flow knows goes over the token's context.
+        """
+        key, database = request.query.get("flow_token", ""), self._services.database
+        token = database.first(models.FlowToken, key=key) if key else None
+        if token is None or token.flow != flow.pk:
+            return None
+        plan = Plan.from_data(msgspec.json.decode(token.plan), lambda model, pk: database.first(model, pk=pk))
+        own = self._stored_plan(flow, session)
+        if own is not None:
+            plan.context |= own.context
+        plan.context["is_restored"] = token
+        if token.revoke_on_execution:
+            database.delete(token)
+        return plan
 
     def _stored_plan(self, flow: models.Flow, session: SessionHandle) -> Plan | None:
         """The session's plan if it is one of this flow; a plan of another flow is dropped."""

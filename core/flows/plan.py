@@ -5,6 +5,7 @@ read, so a user who was deactivated between two requests is seen as deactivated:
 
 - ``{"$ref": ["user", 5], "backend": "…"}``  a stored object; ``backend`` only on users that a password backend accepted
 - ``{"$user": {"username": …}}``             a user that is not stored (the "pretend" user of an unknown name)
+- ``{"$token": [pk, user, flow]}``        the link through which a flow was resumed; it may be used up by now
 - ``{"$time": seconds}``                     a ``datetime`` (UTC)
 - ``{"$dict": {…}}``                         a dictionary that has keys starting with ``$``
 
@@ -159,6 +160,8 @@ def _encode(value: Any, depth: int) -> Any:
 
 
 def _encode_model(value: models.Model, depth: int) -> dict[str, Any]:
+    if isinstance(value, models.FlowToken):
+        return {"$token": [value.pk, value.user, value.flow]}
     kind = _KINDS.get(type(value))
     if kind is None:
         raise PlanError(f"a {type(value).__name__} cannot be kept in a flow context")
@@ -188,6 +191,9 @@ def _decode(value: Any, resolve: Resolve) -> Any:
     if "$user" in value:
         fields = {name: _decode(item, resolve) for name, item in value["$user"].items()}
         return _with_backend(models.User(**fields), value)
+    if "$token" in value:
+        pk, user, flow = value["$token"]
+        return models.FlowToken(pk=str(pk), user=user, flow=str(flow), plan="")
     if "$time" in value:
         return datetime.datetime.fromtimestamp(value["$time"], datetime.UTC)
     if "$dict" in value:

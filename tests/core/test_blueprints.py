@@ -305,7 +305,7 @@ def test_the_whole_set_of_models() -> None:
         (entry("authentik_core.token", "{identifier: t}", "{user: 99}"), "non_field_errors"),
         (entry("authentik_core.authenticatedsession", "{pk: t}"), "model"),
         (entry("authentik_core.provider", "{name: t}"), "model"),
-        (entry("authentik_stages_prompt.promptstage", "{name: s}"), "model"),
+        (entry("authentik_stages_source.sourcestage", "{name: s}"), "model"),
         (entry("authentik_stages_dummy.dummystage", "{name: s}", "{throw_error: maybe}"), "throw_error"),
         (entry("authentik_stages_dummy.dummystage", "{name: s}", "{unknown: 1}"), "unknown"),
         (entry("authentik_policies_expression.expressionpolicy", "{name: p}", "{expression: 'retur 1'}"), "expression"),
@@ -336,7 +336,7 @@ def test_a_mistake_is_named(text: str, field: str) -> None:
 def test_what_is_not_offered_may_be_optional() -> None:
     """An entry may say that it can be left out; an unknown model may not."""
     blueprints = loader()
-    apply(blueprints, entry("authentik_stages_prompt.promptstage", "{name: s}", more="optional: true"))
+    apply(blueprints, entry("authentik_stages_source.sourcestage", "{name: s}", more="optional: true"))
     with pytest.raises(BlueprintError, match="unknown model"):
         apply(blueprints, entry("authentik_nonsense.thing", "{name: s}", more="optional: true"))
 

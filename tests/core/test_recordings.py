@@ -19,13 +19,13 @@ RECORDED_TOKENS = {  # token → the outpost that it belonged to
 }
 
 # Need stage types or provider types that the embedded core does not have yet.
-NOT_BUILT = {"consent_stage", "prompt_stage", "mfa_webauthn_only"}
+NOT_BUILT = {"mfa_webauthn_only"}
 FLOWS = sorted(set(names("flows")) - NOT_BUILT)
 
 # Values of these keys differ from installation to installation; that the key is there is compared.
 FREE_VALUES = {
     "request_id", "pending_user_avatar", "avatar", "title", "pk", "uid", "string", "error_message", "last_used",
-    "system_permissions", "sid", "device_uid", "background", "name",
+    "system_permissions", "sid", "device_uid", "background", "name", "token",
 }  # fmt: skip
 
 
