@@ -95,8 +95,8 @@ class Connection(Upper):
 
     def received(self, data: bytes) -> None:
         """Octets below TLS."""
-        if self.closing or self.provider is None:
-            return
+        if self.closing or self.provider is None or self.server.draining:
+            return  # while the daemon stops, only what it has begun is finished
         self.heard = self.server.clock()
         try:
             self._waiting.extend(self._stream.receive(data))

@@ -25,6 +25,7 @@ from outposts.radius.sessions_command import main as command
 from tests.factories import FixedClock
 from tests.radius.accounting_packets import INTERIM, ON, START, STOP, report
 from tests.radius.test_accounting import NAS, record
+from tests.valkey import valkey_server
 
 KEEP_S = 30 * 86_400.0
 
@@ -198,6 +199,39 @@ async def test_sqlite_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
+
+
+async def test_redis_keeps_what_happened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As SQLite does, and for several daemons at once."""
+    clock = FixedClock()
+    with valkey_server() as server:
+        url = server.connection_url
+        journal = RedisJournal(url, KEEP_S)
+        await life(journal, clock)
+        found = by_name(await journal.list_sessions(ended=True, limit=10))
+        assert set(found) == {"s1", "s2", "s3"}
+        assert (found["s1"].user_name, found["s1"].terminate_cause) == ("alice", "user_request")
+        assert found["s1"].input_octets == 0xFFFFFFFF * 2**32 + 5
+        assert (found["s2"].ended_at, found["s2"].output_octets) == (None, 7)
+        assert found["s3"].terminate_cause == "nas_reboot"
+        accounting = Accounting(clock, journal=journal)
+        await accounting.start()
+        assert [session.session_id for session in accounting.sessions] == ["s2"]
+        other = RedisJournal(url, KEEP_S)
+        clock.advance(1)
+        await record(Accounting(clock, journal=other), report(ON, "", nas_identifier="ap1"), clock)
+        assert await journal.open_sessions() == []
+        names = [key.decode() for key in await journal._redis.keys("*")]
+        assert all(name.startswith("outposts:radius:") for name in names)
+        lives = [await journal._redis.ttl(name) for name in names if name.startswith("outposts:radius:session:")]
+        assert len(lives) == 3 and all(0 < seconds <= KEEP_S for seconds in lives)
+        settings = {"TMPDIR": str(tmp_path), "OUTPOSTS_REDIS_URL": url}
+        assert await asyncio.to_thread(command, ["--json", "--all"], settings) == 0
+        assert {row["session_id"] for row in json.loads(capsys.readouterr().out)} == {"s1", "s2", "s3"}
+        assert await asyncio.to_thread(command, ["--json"], settings) == 0
+        assert json.loads(capsys.readouterr().out) == []
+        await other.close()
+        await journal.close()
 
 
 async def test_redis_that_is_away(tmp_path: Path) -> None:
