@@ -240,13 +240,23 @@ def test_r03_r05_wrong_signatures_are_invalid() -> None:
     assert message_authenticator(decode(packet(1, rest)), SECRET) is Signature.ABSENT
 
 
-def test_two_right_signatures_are_invalid() -> None:
-    """Both values computed as if the other one stood there: still two."""
-    twice = packet(1, b"\x50\x12" + bytes(16), b"\x50\x12" + bytes(16))
-    digest = hmac.digest(SECRET, twice, "md5")
-    assert message_authenticator(decode(packet(1, b"\x50\x12" + digest, b"\x50\x12" + digest)), SECRET) is (
-        Signature.INVALID
-    )
+@pytest.mark.parametrize("at", [0, 1])
+def test_two_signatures_are_invalid_though_one_is_right(at: int) -> None:
+    """Each of the two in turn is right for the octets of the whole packet: still two."""
+    rows = [b"\x50\x12" + bytes(range(16)), b"\x50\x12" + bytes(range(16))]
+    rows[at] = b"\x50\x12" + bytes(16)
+    rows[at] = b"\x50\x12" + hmac.digest(SECRET, packet(1, *rows), "md5")
+    assert message_authenticator(decode(packet(1, *rows)), SECRET) is Signature.INVALID
+
+
+@pytest.mark.parametrize("size", [15, 17])
+def test_signatures_of_another_size_are_invalid_though_their_octets_are_right(size: int) -> None:
+    """The sixteen octets behind its length are the right ones, but the attribute ends before or after them."""
+    head, tail = bytes((0x50, size + 2)), b"\3x" if size < 16 else b"x\1\3x"
+    blank = packet(1, head, bytes(16), tail)
+    octets = packet(1, head, hmac.digest(SECRET, blank, "md5"), tail)
+    assert [len(value) for kind, value in decode(octets).attributes[:1] if kind == 80] == [size]
+    assert message_authenticator(decode(octets), SECRET) is Signature.INVALID
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
