@@ -54,6 +54,7 @@ class Settings:
 
     ``host`` is the core's base URL without final slash (path kept), ``host_query`` its query, ``host_socket`` the path
     of a ``unix://`` core (then ``host`` is ``http://localhost``). ``warnings`` are for the log, once it is set up.
+    ``record_dir`` is ``state_dir`` for files that several processes write; workers know it, and not the other.
     """
 
     core_address: values.CoreAddress = field(default=NO_ADDRESS, repr=False)
@@ -79,6 +80,7 @@ class Settings:
     web_write_timeout_s: float = 60
     web_idle_timeout_s: float = 120
     state_dir: str | None = None
+    record_dir: str | None = None
     redis_url: str = field(default="", repr=False)
     ready_file: str | None = None
     workers: int = 1  # 0: as many as there are usable processors
@@ -160,7 +162,7 @@ def load(
     reader.check_names()
     found: dict[str, Any] = {variable.field: reader.variable(variable) for variable in VARIABLES}
     found["extras"] = {(row.type, row.name): reader.extra(row) for row in EXTRAS}
-    found["state_dir"] = found["state_dir"] or None
+    found["state_dir"] = found["record_dir"] = found["state_dir"] or None
     found["ready_file"] = found["ready_file"] or None
     found["core_address"] = found["core_address"] or NO_ADDRESS
     if found["core_address"].warning:

@@ -96,8 +96,9 @@ class AccountingPart(Part):
                 await self.accounting.start(restore=self.parts.sole)
                 self._problem = ""
             except NotRecorded as error:
+                if str(error) != self._problem:
+                    log.error("accounting cannot be recorded", problem=str(error))
                 self._problem = str(error)
-                log.error("accounting cannot be recorded", problem=self._problem)
         self.parts.desk.accounting = self.accounting
 
     def _journal(self, wanted: str) -> Journal | None:
@@ -107,16 +108,15 @@ class AccountingPart(Part):
             return None
         try:
             if wanted == "sqlite":
-                if settings.state_dir is None:
+                if settings.record_dir is None:
                     raise StartError("accounting_record=sqlite needs OUTPOSTS_STATE_DIR")
-                return SqliteJournal(Path(settings.state_dir) / FILE_NAME, keep_s, self.parts.context.clock)
+                return SqliteJournal(Path(settings.record_dir) / FILE_NAME, keep_s, self.parts.context.clock)
             if not settings.redis_url:
                 raise StartError("accounting_record=redis needs OUTPOSTS_REDIS_URL")
             from outposts.radius.journal_redis import RedisJournal
 
             return RedisJournal(settings.redis_url, keep_s)
         except StartError as error:
-            log.error("accounting cannot be recorded", problem=str(error))
             return NoJournal(str(error))
 
     def sweep(self) -> None:
