@@ -6,6 +6,7 @@ read, so a user who was deactivated between two requests is seen as deactivated:
 - ``{"$ref": ["user", 5], "backend": "…"}``  a stored object; ``backend`` only on users that a password backend accepted
 - ``{"$user": {"username": …}}``             a user that is not stored (the "pretend" user of an unknown name)
 - ``{"$token": [pk, user, flow]}``        the link through which a flow was resumed; it may be used up by now
+- ``{"$invitation": {…}}``                an invitation, which its use may have deleted
 - ``{"$time": seconds}``                     a ``datetime`` (UTC)
 - ``{"$dict": {…}}``                         a dictionary that has keys starting with ``$``
 
@@ -37,13 +38,14 @@ REFERABLE: dict[str, type[models.Model]] = {
     "emaildevice": models.EmailDevice,
     "smsdevice": models.SMSDevice,
     "duodevice": models.DuoDevice,
-    "invitation": models.Invitation,
     "consent": models.Consent,
 }
 _KINDS = {model: kind for kind, model in REFERABLE.items()}
 
 # Fields of a user that is not stored yet; a password hash never goes into a session.
 UNSAVED_USER_FIELDS = ("username", "name", "email", "is_active", "type", "path", "attributes")
+
+INVITATION_FIELDS = ("pk", "name", "single_use", "flow", "fixed_data", "created_by")
 
 MAX_DEPTH = 32  # levels of nesting in a context; deeper is a mistake or an attack, not data
 
@@ -162,6 +164,8 @@ def _encode(value: Any, depth: int) -> Any:
 def _encode_model(value: models.Model, depth: int) -> dict[str, Any]:
     if isinstance(value, models.FlowToken):
         return {"$token": [value.pk, value.user, value.flow]}
+    if isinstance(value, models.Invitation):
+        return {"$invitation": {name: _encode(getattr(value, name), depth + 1) for name in INVITATION_FIELDS}}
     kind = _KINDS.get(type(value))
     if kind is None:
         raise PlanError(f"a {type(value).__name__} cannot be kept in a flow context")
@@ -194,6 +198,8 @@ def _decode(value: Any, resolve: Resolve) -> Any:
     if "$token" in value:
         pk, user, flow = value["$token"]
         return models.FlowToken(pk=str(pk), user=user, flow=str(flow), plan="")
+    if "$invitation" in value:
+        return models.Invitation(**{name: _decode(item, resolve) for name, item in value["$invitation"].items()})
     if "$time" in value:
         return datetime.datetime.fromtimestamp(value["$time"], datetime.UTC)
     if "$dict" in value:

@@ -13,7 +13,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from core import models
+from core.avatars import DEFAULT_AVATAR
 from core.stages.base import Advance, ChallengeStage, Errors, Options, Outcome, check_known, text_of
+from core.stages.captcha import CaptchaStage
 from core.stages.password import PasswordStage
 
 FAILED = "Failed to authenticate."
@@ -51,6 +53,7 @@ class IdentificationStage(ChallengeStage):
     user_info: ClassVar[bool] = False
     references: ClassVar[Mapping[str, str]] = {
         "password_stage": "authentik_stages_password.passwordstage",
+        "captcha_stage": "authentik_stages_captcha.captchastage",
         "enrollment_flow": "authentik_flows.flow",
         "recovery_flow": "authentik_flows.flow",
         "passwordless_flow": "authentik_flows.flow",
@@ -71,6 +74,17 @@ class IdentificationStage(ChallengeStage):
         if stage is None or stage.type != PasswordStage.model:
             raise LookupError("the embedded password stage is missing")
         return PasswordStage(self.run, stage, None)
+
+    @property
+    def captcha_stage(self) -> CaptchaStage | None:
+        """The embedded captcha stage; a missing one never means "no captcha"."""
+        pk = self.options.captcha_stage
+        if not pk:
+            return None
+        stage = self.run.services.database.first(models.Stage, pk=pk)
+        if stage is None or stage.type != CaptchaStage.model:
+            raise LookupError("the embedded captcha stage is missing")
+        return CaptchaStage(self.run, stage, None)
 
     async def prepare(self, method: str) -> Outcome | None:
         """A known identifier (``login_hint``) is looked up silently if the stage asks for nothing else."""
@@ -100,6 +114,12 @@ class IdentificationStage(ChallengeStage):
             "enable_remember_me": options.enable_remember_me,
             "passkey_challenge": None,
         }
+        captcha = self.captcha_stage
+        if captcha is not None:
+            data["captcha_stage"] = await captcha.challenge() | {
+                "pending_user": "",
+                "pending_user_avatar": DEFAULT_AVATAR,
+            }
         application = run.plan.context.get("application")
         if isinstance(application, models.Application):
             data["application_pre"] = application.name
@@ -121,7 +141,7 @@ class IdentificationStage(ChallengeStage):
         if not typed:
             return Errors.one(MISSING)
         password_stage = self.password_stage
-        if self.options.captcha_stage or not self.options.user_fields:
+        if not self.options.user_fields:
             return Errors.one(FAILED)  # nothing that could be accepted
         user = self._find(typed)
         if not self.options.show_matched_user:
@@ -133,6 +153,11 @@ class IdentificationStage(ChallengeStage):
             if self.options.pretend_user_exists and password_stage is None:
                 return Advance()
             run.services.event("login_failed", run.request, stage=self.stage, username=typed[:MAX_IDENTIFIER])
+            return Errors.one(FAILED)
+        captcha = self.captcha_stage
+        if captcha is not None and await captcha.problem(text_of(data, "captcha_token")):
+            await run.services.passwords.spend("")
+            context["pending_user"] = user
             return Errors.one(FAILED)
         if password_stage is not None:
             accepted = await password_stage.accepts(user, text_of(data, "password"))

@@ -154,9 +154,9 @@ class Client:
             return await self.get(path, **rest)
         return await self.post(path, body, **rest)
 
-    async def walk(self, slug: str, body: Any = None, *, query: str | None = None) -> Reply:
+    async def walk(self, slug: str, body: Any = None, *, query: str | None = None, **rest: Any) -> Reply:
         """Like :meth:`flow`, and follow the redirects to the same address."""
-        reply = await self.flow(slug, body, query=query)
+        reply = await self.flow(slug, body, query=query, **rest)
         for _ in range(20):
             if reply.status != 302:
                 return reply
