@@ -80,6 +80,7 @@ LEVELS: dict[str, int] = {
     "outposts.ldap.schema": 1,
     "outposts.ldap.entries": 1,
     "outposts.ldap.syntaxes": 1,
+    "outposts.ldap.grams": 1,
     "outposts.ldap.index": 1,
     "outposts.ldap.encoded": 1,
     "outposts.ldap.contents": 1,

@@ -5,7 +5,7 @@ attribute, which for a hundred thousand users takes longer than the loop may be 
 leaves the sets where the evaluator finds them (``remembered``), for further pages and later searches too.
 
 Where the rest of an ``and`` leaves few entries, the evaluator looks at those alone (``candidates``); then nothing is
-heavy.
+heavy, unless it is asked again and again: then to know it is cheaper.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ def items(snapshot: Snapshot, node: Filter) -> list[Item]:
 def _collect(snapshot: Snapshot, node: Filter, found: list[Item]) -> None:
     if isinstance(node, And):
         costly = [child for child in node.children if is_costly(child)]
-        if costly and not _few_left(snapshot, node, len(costly)):
+        if costly:
+            few = _few_left(snapshot, node, len(costly))
             for child in costly:
-                _collect(snapshot, child, found)
+                if not few or remembered.is_asked_often(snapshot, child):
+                    _collect(snapshot, child, found)
     elif isinstance(node, Or):
         for child in node.children:
             _collect(snapshot, child, found)
@@ -79,7 +81,9 @@ def _steps(snapshot: Snapshot, item: Item, found: BitMap) -> Iterator[None] | No
             return None
         name, _, initial, middle, final = parts
         index = snapshot.indexes[name]
-        return index.substring_steps(found, initial, middle, final) if index.size > LARGE else None
+        if index.size <= LARGE or index.is_quick(initial, middle, final):
+            return None
+        return index.substring_steps(found, initial, middle, final)
     kind = snapshot.schema.types.get(item.attribute or "")
     if item.rule not in BIT_RULES or kind is None or kind.syntax != "I" or item.dn_attributes:
         return None

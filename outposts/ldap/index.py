@@ -2,8 +2,8 @@
 
 The distinct normalised values of one attribute stand sorted in one byte string, 0xff before, between and behind them,
 which no normalised value holds (they are UTF-8 or 7-bit). So equality, ordering and prefixes are bisections, and a
-substring search is ``bytes.find`` over the whole string. A value's entries are a range of one uint32 array, or a bitmap
-from ``LARGE_POSTING`` entries on.
+substring search is ``bytes.find`` over the whole string, or over the parts of it that ``grams`` knows to matter. A
+value's entries are a range of one uint32 array, or a bitmap from ``LARGE_POSTING`` entries on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from mmap import mmap
 from typing import NamedTuple
 
 from pyroaring import BitMap
+
+from outposts.ldap.grams import BLOCK, Grams
 
 SEPARATOR = b"\xff"
 # Entries per value from which a bitmap is kept: below, building one from the array costs about a microsecond.
@@ -33,6 +35,12 @@ WINDOW = 64 * 1024
 
 # Values between two pauses of a search that looks at each: a millisecond or two.
 STEP = 2048
+
+# Blocks of values that a search looks through without a pause: about a millisecond.
+FEW_BLOCKS = 512
+
+# Share (1/n) of all blocks from which the whole string is searched quicker.
+MANY_BLOCKS_SHARE = 4
 
 Numbers = Sequence[int]  # array("I") or a memoryview cast to "I"
 
@@ -97,7 +105,18 @@ class IndexParts(NamedTuple):
 class Index:
     """The values of one attribute. Immutable; so are the sets it returns: some are its own."""
 
-    __slots__ = ("_blob", "_large", "_numbers", "_offsets", "_ranges", "_samples", "_start", "present", "size")
+    __slots__ = (
+        "_blob",
+        "_grams",
+        "_large",
+        "_numbers",
+        "_offsets",
+        "_ranges",
+        "_samples",
+        "_start",
+        "present",
+        "size",
+    )
 
     def __init__(
         self, blob: bytes | mmap, offsets: Numbers, numbers: Numbers, ranges: Numbers | None, large: dict[int, BitMap],
@@ -112,6 +131,7 @@ class Index:
         self._samples: list[bytes] | None = None
         self.present = present  # entries with any value, also one that could not be normalised
         self.size = len(offsets) - 1
+        self._grams = Grams(self.size)
 
     @staticmethod
     def build(values: list[bytes], numbers: Sequence[int], present: BitMap) -> Index:
@@ -282,18 +302,58 @@ class Index:
         elif not parts and not final:
             found.update(self._range(0, self.size))
         else:
-            needle = max([*parts, final + SEPARATOR] if final else parts, key=len)
-            for hits in self._search(needle):
+            wanted = [*parts, final + SEPARATOR] if final else parts
+            needle = max(wanted, key=len)
+            blocks = self._grams.holding(wanted)
+            several = blocks is None or len(blocks) > self._grams.total // MANY_BLOCKS_SHARE
+            for hits in self._search(needle) if several or blocks is None else self._search_in(blocks, needle):
                 if len(parts) + bool(final) > 1:
                     hits = [place for place in hits if value_matches(self.value(place), b"", parts, final)]
                 self._add(found, hits)
                 yield
 
+    def is_quick(self, initial: bytes | None, middle: Sequence[bytes], final: bytes | None) -> bool:
+        """Whether a substring search looks at few values."""
+        if initial:
+            return self._left(initial + SEPARATOR) - self._left(initial) <= STEP
+        blocks = self._grams.holding([*middle, final + SEPARATOR] if final else middle)
+        return blocks is not None and len(blocks) <= FEW_BLOCKS
+
+    def _block(self, block: int) -> bytes:
+        """The values of a block, with the separators around them."""
+        low = block * BLOCK
+        start = self._start
+        return self._blob[start + self._offsets[low] - 1 : start + self._offsets[min(low + BLOCK, self.size)]]
+
+    def _search_in(self, blocks: BitMap, needle: bytes) -> Iterator[Iterable[int]]:
+        """As ``_search``, in some blocks alone."""
+        offsets = self._offsets
+        hits: list[int] = []
+        for number, block in enumerate(blocks, 1):
+            text = self._block(block)
+            position = text.find(needle)
+            if position >= 0:
+                place = block * BLOCK
+                begin = offsets[place] - 1
+                last = min(place + BLOCK, self.size)
+                while position >= 0:
+                    place = bisect_right(offsets, begin + position, place, last) - 1
+                    hits.append(place)
+                    place += 1
+                    position = text.find(needle, offsets[place] - begin)
+            if number % FEW_BLOCKS == 0:
+                yield hits
+                hits = []
+        yield hits
+
     def _search(self, needle: bytes) -> Iterator[Iterable[int]]:
         """Numbers of the values that hold ``needle`` (which may end in the separator), window by window."""
+        grams = self._grams
         blob, start, offsets, size = self._blob, self._start, self._offsets, self.size
         first = 0
         while first < size:
+            if grams.done < grams.total:
+                grams.grow(self._block)
             begin = offsets[first] - 1
             last = min(size, first + STEP, max(first + 1, bisect_right(offsets, begin + WINDOW, first) - 1))
             window = blob[start + begin : start + offsets[last]]

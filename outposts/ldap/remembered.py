@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from pyroaring import BitMap
 
 from outposts.ldap.directory import Snapshot
-from outposts.ldap.filters import Extensible, Substrings
+from outposts.ldap.filters import Extensible, Filter, Not, Substrings
 
 Item = Substrings | Extensible
 
@@ -22,6 +22,13 @@ SETS_KEPT: Final = 32
 VALUE_MAX: Final = 256
 """Bytes of assertion values; longer ones are not remembered, so that a client cannot fill memory with them."""
 
+OFTEN: Final = 16
+"""Times that an item is asked for before it is found for all entries, where each time a few entries would do."""
+
+ASKED_KEPT: Final = 256
+"""Items per snapshot that are counted; then all counts begin anew."""
+
+_asked: WeakKeyDictionary[Snapshot, dict[Filter, int]] = WeakKeyDictionary()
 _sets: WeakKeyDictionary[Snapshot, OrderedDict[Item, BitMap]] = WeakKeyDictionary()
 
 
@@ -34,6 +41,19 @@ def known(snapshot: Snapshot, item: Item) -> BitMap | None:
     if found is not None:
         sets.move_to_end(item)
     return found
+
+
+def is_asked_often(snapshot: Snapshot, node: Filter) -> bool:
+    """Count that this was asked for, and whether that is often enough to find it once for all."""
+    if isinstance(node, Not):
+        return is_asked_often(snapshot, node.child)
+    if not isinstance(node, Substrings | Extensible) or _size(node) > VALUE_MAX:
+        return False
+    counts = _asked.setdefault(snapshot, {})
+    if len(counts) >= ASKED_KEPT:
+        counts.clear()
+    counts[node] = count = counts.get(node, 0) + 1
+    return count >= OFTEN
 
 
 def remember(snapshot: Snapshot, item: Item, found: BitMap) -> None:

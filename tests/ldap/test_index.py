@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
+from outposts.ldap.grams import MAX_VALUES, Grams
 from outposts.ldap.index import LARGE_POSTING, Column, Index, value_matches
 
 VALUES = st.text(alphabet="ab c", max_size=6).map(lambda text: text.encode())
@@ -86,3 +88,47 @@ def test_column_keeps_pairs() -> None:
         column.add(value, len(value))
     assert column.split() == [b"b", b"", b"a"]
     assert Column().split() == []
+
+
+TEXTS = st.lists(st.text("abcdé ", max_size=12).map(str.encode), min_size=1, max_size=80)
+PARTS = st.text("abcdé ", min_size=1, max_size=5).map(str.encode)
+
+
+@given(TEXTS, st.none() | PARTS, st.lists(PARTS, max_size=3), st.none() | PARTS, st.sampled_from([1, 4, 100]))
+def test_blocks_are_the_same_as_all_values(
+    values: list[bytes], initial: bytes | None, middle: list[bytes], final: bytes | None, few: int
+) -> None:
+    """Whatever is known of where bytes stand, the same entries are found."""
+    index = Index.build(values, list(range(len(values))), BitMap(range(len(values))))
+    before = set(index.substring(initial, middle, final))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("outposts.ldap.index.FEW_BLOCKS", few)
+        patch.setattr("outposts.ldap.index.MANY_BLOCKS_SHARE", 1)
+        for _ in range(20):
+            index.substring(None, [b"abc"], None)
+        assert index._grams.complete
+        assert set(index.substring(initial, middle, final)) == before
+
+
+def test_few_values_are_looked_at_once_all_are_known() -> None:
+    """So the search is quick; a part of two bytes tells nothing."""
+    values = [b"user%05d@x" % number for number in range(20_000)]
+    index = Index.build(values, list(range(len(values))), BitMap(range(len(values))))
+    assert not index.is_quick(None, [b"r0123"], None)
+    while not index._grams.complete:
+        index.substring(None, [b"r0123"], None)
+    assert index.is_quick(None, [b"r0123"], None)
+    assert index.is_quick(None, [], b"777@x")
+    assert not index.is_quick(None, [b"r0"], None)
+    assert index.is_quick(b"user0123", [b"4"], None)
+    assert not index.is_quick(b"user", [b"4"], None)
+    assert set(index.substring(None, [b"r0123"], None)) == set(range(1230, 1240))
+    assert set(index.substring(None, [b"nowhere"], None)) == set()
+
+
+def test_indexes_that_are_too_large_are_searched_as_a_whole() -> None:
+    """What is known would take more memory than it saves time."""
+    grams = Grams(MAX_VALUES + 1)
+    grams.grow(lambda block: b"abc")
+    assert not grams.complete
+    assert grams.holding([b"abc"]) is None
