@@ -18,6 +18,7 @@ from outposts.proxy import rfc
 MAX_VALUES = 4  # cookies of one name that are looked at; a browser sends one for each path and domain that set it
 SESSION_VALUE = r"[A-Za-z0-9_-]{43}"
 LOGIN_VALUE = r"[A-Za-z0-9_.-]{1,64}"
+_BETWEEN = ("", ";", ",")  # what stands in front of a pair
 _VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265 §4.1.1 cookie-octet
 _OWN = re.compile(
     rf"(?:__(?:Host|Secure)-)?{rfc.COOKIE_NAME}[0-9a-f]{{{rfc.COOKIE_NAME_DIGITS}}}(?:{rfc.LOGIN_COOKIE_SUFFIX})?"
@@ -60,20 +61,32 @@ def base_name(client_id: str) -> str:
 
 
 class Reader:
-    """Reads one cookie by its name out of ``Cookie`` headers."""
+    """Reads one cookie by its name out of ``Cookie`` headers; ``value`` is what its values look like."""
 
-    __slots__ = ("_find", "name")
+    __slots__ = ("_match", "_start", "name")
 
     def __init__(self, name: str, value: str = SESSION_VALUE) -> None:
         self.name = name
-        self._find = re.compile(rf'(?:^|[;,])[ \t]*{re.escape(name)}=("?)({value})\1[ \t]*(?=[;,]|$)').finditer
+        self._start = name + "="
+        self._match = re.compile(rf'("?)({value})\1[ \t]*(?=[;,]|$)').match
 
     def values(self, header: str | None) -> tuple[str, ...]:
-        """Values of our shape, in order; at most ``MAX_VALUES``, without doubles."""
-        if not header or self.name not in header:
+        """Values of our shape, in order, without doubles; of at most ``MAX_VALUES`` cookies of this name."""
+        if not header:
             return ()
-        found = [match[2] for match in self._find(header)]
-        return tuple(dict.fromkeys(found[:MAX_VALUES])) if len(found) > 1 else tuple(found)
+        at = header.find(self._start)
+        if at < 0:
+            return ()
+        found: dict[str, None] = {}
+        for _ in range(MAX_VALUES):
+            if at == 0 or header[at - 2 : at] == "; " or header[:at].rstrip(" \t")[-1:] in _BETWEEN:
+                match = self._match(header, at + len(self._start))
+                if match is not None:
+                    found[match[2]] = None
+            at = header.find(self._start, at + 1)
+            if at < 0:
+                break
+        return tuple(found)
 
 
 def without_own(header: str) -> str:

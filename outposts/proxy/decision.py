@@ -21,6 +21,7 @@ import binascii
 import re
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from typing import NamedTuple
 from urllib.parse import quote
 
 from outposts.proxy import clients, dialects, rfc
@@ -37,6 +38,7 @@ from outposts.proxy.urls import (
     is_own_path,
     parse_url,
     query_says,
+    redirect_to,
     return_url,
     safe_redirect,
 )
@@ -59,8 +61,7 @@ class Passed(StrEnum):
     OWN_PATH = "own_path"  # nginx asks for the outpost's own paths too; the outpost answers them itself
 
 
-@dataclass(frozen=True, slots=True)
-class Allow:
+class Allow(NamedTuple):
     """The request may pass. ``identity`` are the headers of the answer, or of the request to the application.
 
     ``session`` is None if nobody is logged in. ``used_authorization``: the client's ``Authorization`` was for us and
@@ -82,8 +83,7 @@ class Reply(StrEnum):
     START = "start"  # 302 to ``Login.start``
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(NamedTuple):
     """Nobody is logged in and a browser asks: begin a login that ends at ``target`` ("": the external host)."""
 
     provider: ProxyProvider
@@ -97,8 +97,7 @@ class Login:
         return f"{self.provider.start_url}?rd={quote(self.target, safe='')}" if self.target else self.provider.start_url
 
 
-@dataclass(frozen=True, slots=True)
-class Unauthorized:
+class Unauthorized(NamedTuple):
     """401 for what is no navigation, or for credentials that are not good (``challenge``). Sets no cookie."""
 
     provider: ProxyProvider
@@ -501,7 +500,7 @@ def login_target(provider: ProxyProvider, url: Url) -> str:
             return ""
         if not (provider.places.holds(url.host) and in_domain(url.host.name, provider.cookie.domain)):
             url = Url(home.scheme, home.host, url.path, url.query)
-    return safe_redirect(str(url), provider.places) or ""
+    return redirect_to(url, provider.places) or ""
 
 
 def start_target(provider: ProxyProvider, wanted: str) -> str:

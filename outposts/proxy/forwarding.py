@@ -33,7 +33,7 @@ class UpstreamRequest:
 
 
 def upstream_request(check: Check, allow: Allow, pairs: Sequence[tuple[bytes, bytes]]) -> UpstreamRequest:
-    """What to send for a request; ``pairs`` are its headers as they came. Raises ``ValueError`` if nothing is behind."""
+    """What to send for a request; ``pairs``: its headers as they came. Raises ``ValueError`` if nothing is behind."""
     configured = allow.provider.upstream
     if configured is None:
         raise ValueError("a provider without an upstream")

@@ -23,6 +23,7 @@ from outposts.proxy.urls import Places, Url, below, canonical_path, parse_host
 
 MAX_RULES = 256  # lines of one provider; each costs a microsecond of an anonymous request
 MAX_RULE = 4096  # characters of one line
+_ORIGIN_MARKS = ("://", "http:", "https:")  # an expression with one of these is about a whole URL
 MAX_PROGRAM = 1 << 20  # octets of memory for one compiled expression; RE2 refuses larger ones
 
 
@@ -133,8 +134,8 @@ def path_rules(text: str | None, places: Places, *, whole: bool = False) -> tupl
             continue
         if pattern.search("") is not None:
             wrong.append(f"unauthenticated path {line[:80]!r} opens everything")
-        plain = line.replace("\\", "").lower()
-        in_origin = bool(names) and ("://" in plain or any(name in plain for name in names))
+        plain = line.replace("\\", "").replace("?", "").lower()
+        in_origin = bool(names) and any(name in plain for name in (*names, *_ORIGIN_MARKS))
         found.append(PathRule(line, pattern, whole, in_origin))
     return PathRules(found), wrong
 

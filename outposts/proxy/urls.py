@@ -33,8 +33,10 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _TARGET = re.compile(r"(/(?:[^%?#\x00-\x20\x7f]++|%[0-9A-Fa-f]{2})*+)(?:\?([^#\x00-\x20\x7f]*+))?")
+_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*+)++/?|/")  # has one reading; most paths are like this
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ENCODED_AMBIGUITY = re.compile(r"%(?:2f|5c|25|[01][0-9a-f]|7f)", re.IGNORECASE)
+_FIT = re.compile(r"[\x21\x23-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e]*+").fullmatch
 _UNFIT = re.compile(
     r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e]"
 )  # not as such in a Location: "<>\^`{|}, non-ASCII
@@ -138,6 +140,8 @@ def parse_target(text: str) -> tuple[str, str | None] | None:
 
 def canonical_path(raw: str) -> str | None:
     """A raw path decoded, if every reader would understand the same by it; else None. See the module's text."""
+    if _PLAIN_PATH.fullmatch(raw):
+        return raw
     if not raw.startswith("/") or _LONE_PERCENT.search(raw) or _ENCODED_AMBIGUITY.search(raw):
         return None
     try:
@@ -216,37 +220,33 @@ def safe_redirect(text: str, places: Places) -> str | None:
     cut off. What a ``Location`` cannot hold is percent-encoded. Longer than ``MAX_TARGET`` is None.
     """
     text = text.partition("#")[0]
-    if not text or len(text) > rfc.MAX_TARGET or "\\" in text:
+    if not text or len(text) > rfc.MAX_TARGET:
         return None
     if text.startswith("/"):
-        if text.startswith("//") or places.domain:
-            return None
         found = parse_target(text)
-        if found is None:
+        if found is None or places.domain:
             return None
-        url = Url(places.home.scheme, places.home.host, *found)
-    else:
-        parsed = parse_url(text)
-        if parsed is None:
-            return None
-        url = parsed
-        if places.home.scheme == "https" and url.scheme == "http":
-            if url.host.port is not None:
-                return None  # who listens there for http does not for https
-            url = Url("https", url.host, url.path, url.query)
-        if not places.holds(url.host):
-            return None
-    if url.path.startswith("//"):
-        return None  # harmless behind a host, but not if anybody takes the host off
-    target = f"{url.origin}{_fit(url.path)}"
-    if url.query is not None:
-        target += "?" + _fit(_LONE_PERCENT.sub("%25", url.query))
-    return target if len(target) <= rfc.MAX_TARGET else None
+        return redirect_to(Url(places.home.scheme, places.home.host, *found), places)
+    url = parse_url(text)
+    return None if url is None else redirect_to(url, places)
+
+
+def redirect_to(url: Url, places: Places) -> str | None:
+    """The same for a URL that is taken apart already."""
+    if places.home.scheme == "https" and url.scheme == "http":
+        if url.host.port is not None:
+            return None  # who listens there for http does not for https
+        url = Url("https", url.host, url.path, url.query)
+    if not places.holds(url.host) or "\\" in url.path or url.path.startswith("//"):
+        return None  # `//` is harmless behind a host, but not if anybody takes the host off
+    query = "" if url.query is None else "?" + _fit(_LONE_PERCENT.sub("%25", url.query))
+    target = f"{url.origin}{_fit(url.path)}{query}"
+    return target if len(target) <= rfc.MAX_TARGET and not _LONE_PERCENT.search(url.path) else None
 
 
 def _fit(text: str) -> str:
     """Percent-encode what may not stand in a header's URL."""
-    return _UNFIT.sub(lambda match: f"%{ord(match[0]):02X}", text)
+    return text if _FIT(text) else _UNFIT.sub(lambda match: f"%{ord(match[0]):02X}", text)
 
 
 def query_value(query: str, key: str) -> str | None:

@@ -23,9 +23,11 @@ MAX_FAST_HEAD = 65_536  # octets; larger heads are rare and go to the full serve
 MAX_HEADERS = 256  # header lines; browsers and proxies send a few dozen
 MAX_TARGET = 65_536  # octets of a request's target
 
+MAX_NAMES = 4096  # spellings of header names that are remembered; clients choose them, so the rest is read anew
+
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n")
-_HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]*+(?:[\x21-\x7e\x80-\xff]++[ \t]*+)*+\r\n)*+\r\n")
-_HEADER = re.compile(r"([^:\r]+):[ \t]*([^\r]*?)[ \t]*\r\n")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_VISIBLE = bytes(octet for octet in range(256) if octet == 9 or (octet >= 32 and octet != 127))
 
 # Headers whose value decides something: two of them are two answers to one question.
 SINGLE = frozenset(
@@ -62,12 +64,13 @@ class HeadError(OutpostError):
 
 
 class Head(NamedTuple):
-    """A request head: ``size`` octets of it, blank line included. ``pairs`` are all headers in order."""
+    """A request head: ``size`` octets of it, blank line included. ``headers`` and ``repeated`` as in ``gather``."""
 
     method: str
     target: str
     minor: int
-    pairs: list[tuple[str, str]]
+    headers: dict[str, str]
+    repeated: str
     size: int
 
 
@@ -133,13 +136,44 @@ def read_head(data: bytes | bytearray) -> Head | None:
         raise _line_error(data)
     if line.end(2) - line.start(2) > MAX_TARGET:
         raise HeadError("target too long", 414)
-    block = _HEADERS.match(data, line.end())
-    if block is None or block.end() != end + 4:
-        raise HeadError("malformed header")
-    pairs = [(name.lower(), value) for name, value in _HEADER.findall(data[line.end() : end + 2].decode("latin-1"))]
-    if len(pairs) > MAX_HEADERS:
+    start = line.end()
+    block = data[start : end + 2]
+    lines = block.count(b"\r\n")
+    if lines > MAX_HEADERS:
         raise HeadError("too many headers", 431)
-    return Head(line[1].decode(), line[2].decode("latin-1"), line[3][0] - 48, pairs, end + 4)
+    if block.translate(None, _VISIBLE) != b"\r\n" * lines:
+        raise HeadError("control character in a header")
+    headers, repeated = _headers(block.decode("latin-1"))
+    return Head(line[1].decode(), line[2].decode("latin-1"), line[3][0] - 48, headers, repeated, end + 4)
+
+
+_names: dict[str, str] = {}
+
+
+def _headers(block: str) -> tuple[dict[str, str], str]:
+    """Headers of a block of lines, as ``gather`` has them. A folded line or one without a name is an error."""
+    headers: dict[str, str] = {}
+    repeated = ""
+    for line in block.split("\r\n")[:-1]:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise HeadError("malformed header")
+        name = _names.get(name) or _lower(name)
+        if name in headers:
+            repeated = _again(headers, name, value.strip(" \t")) or repeated
+        else:
+            headers[name] = value.strip(" \t")
+    return headers, repeated
+
+
+def _lower(name: str) -> str:
+    """A header's name in lower case, if it is one."""
+    if not _NAME.fullmatch(name):
+        raise HeadError("malformed header")
+    lower = name.lower()
+    if len(_names) < MAX_NAMES and len(name) <= 64:
+        _names[name] = lower
+    return lower
 
 
 def _line_error(data: bytes | bytearray) -> HeadError:
@@ -158,19 +192,24 @@ def gather(pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, str], str]:
     headers: dict[str, str] = {}
     repeated = ""
     for name, value in pairs:
-        if name not in headers:
-            headers[name] = value
-        elif name in SINGLE:
-            repeated = name
+        if name in headers:
+            repeated = _again(headers, name, value) or repeated
         else:
-            headers[name] += JOINED_BY.get(name, ", ") + value
+            headers[name] = value
     return headers, repeated
+
+
+def _again(headers: dict[str, str], name: str, value: str) -> str:
+    """A header that is there already: joined to it; or its name, if there may be but one."""
+    if name in SINGLE:
+        return name
+    headers[name] += JOINED_BY.get(name, ", ") + value
+    return ""
 
 
 def auth_request(head: Head, via: Connection) -> AuthRequest:
     """A head as the rules see it."""
-    headers, repeated = gather(head.pairs)
-    return AuthRequest(head.method, head.target, headers, via, repeated)
+    return AuthRequest(head.method, head.target, head.headers, via, head.repeated)
 
 
 def raw_request(method: str, target: str, raw_headers: Iterable[tuple[bytes, bytes]], via: Connection) -> AuthRequest:
@@ -186,12 +225,20 @@ class Lane(Enum):
     FULL = "full"
 
 
-def lane(head: Head, headers: dict[str, str]) -> Lane:
-    """Whether the fast lane may answer: HTTP/1.1, no body, no other protocol wanted, nothing expected first."""
-    if head.minor != 1 or head.size > MAX_FAST_HEAD or head.method not in ("GET", "HEAD"):
+def lane(head: Head) -> Lane:
+    """Whether the fast lane may answer: no body, nothing expected first. It closes if ``keeps_alive`` says so."""
+    headers = head.headers
+    if head.size > MAX_FAST_HEAD or head.method not in ("GET", "HEAD"):
         return Lane.FULL
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
         return Lane.FULL
-    if "expect" in headers or "close" in headers.get("connection", "").lower():
-        return Lane.FULL
-    return Lane.FAST
+    return Lane.FULL if "expect" in headers else Lane.FAST
+
+
+def keeps_alive(head: Head) -> bool:
+    """Whether the connection goes on after the answer (RFC 9112 §9.3)."""
+    wishes = head.headers.get("connection")
+    if wishes is None:
+        return head.minor == 1
+    options = {option.strip().lower() for option in wishes.split(",")}
+    return "close" not in options and (head.minor == 1 or "keep-alive" in options)
