@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -93,10 +94,18 @@ def chunks(sessions: Iterable[Session]) -> Iterator[bytes]:
         yield b"\n".join(lines) + b"\n"
 
 
-def ask(folder: str) -> list[Session] | None:
+@dataclass(frozen=True)
+class Running:
+    """What the processes of a daemon have told: of a session that several know, the newest word."""
+
+    sessions: list[Session]
+    processes: int
+
+
+def ask(folder: str) -> Running | None:
     """The sessions of all running processes; None if nobody answers. Blocks; for the command line."""
     found: dict[object, Session] = {}
-    answered = False
+    answered = 0
     for path in sorted(Path(folder).glob(PATTERN)):
         try:
             with socket.socket(socket.AF_UNIX) as asked:
@@ -108,7 +117,7 @@ def ask(folder: str) -> list[Session] | None:
                         known = found.get(session.key)
                         if known is None or known.updated_at < session.updated_at:
                             found[session.key] = session
-            answered = True
+            answered += 1
         except (OSError, msgspec.DecodeError):
             continue  # left over from a process that was killed, or another user's
-    return list(found.values()) if answered else None
+    return Running(list(found.values()), answered) if answered else None

@@ -63,11 +63,12 @@ def _fail(problem: str, code: int) -> int:
 
 
 def _find(settings: Settings, *, record: bool, ended: bool, limit: int) -> list[Session]:
+    path = Path(settings.state_dir) / journal.FILE_NAME if settings.state_dir is not None else None
     if not record:
         running = listed.ask(settings.tmpdir)
-        if running is not None:
-            return running
-    path = Path(settings.state_dir) / journal.FILE_NAME if settings.state_dir is not None else None
+        # Of several workers one may have heard of a session's start and another of its end: the record knows both.
+        if running is not None and (running.processes == 1 or not (settings.redis_url or (path and path.exists()))):
+            return running.sessions
     # Which record the daemon keeps may be said on the core, which is not asked here: the one that is there is meant.
     if path is not None and path.exists() and settings.extra("radius", "accounting_record", {}) != "redis":
         return journal.read_sessions(path, ended=ended, limit=limit)

@@ -296,7 +296,8 @@ async def test_list_of_several_processes_and_one_that_was_killed(tmp_path: Path)
         left_over.bind(str(listed.path_of(str(tmp_path), 2)))
     found = await asyncio.to_thread(listed.ask, str(tmp_path))
     assert found is not None
-    assert {one.session_id: one.output_octets for one in found} == {"s1": 3, "s2": 0}
+    assert {one.session_id: one.output_octets for one in found.sessions} == {"s1": 3, "s2": 0}
+    assert found.processes == 2
     await first.close()
     await second.close()
 
