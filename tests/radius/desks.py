@@ -75,7 +75,7 @@ def access_request(
     secret: bytes = SECRET,
     sign: bool = True,
 ) -> bytes:
-    """An Access-Request as a NAS sends it: new authenticator and Identifier each time unless given."""
+    """An Access-Request as a NAS sends it: new authenticator and Identifier (below 250) each time unless given."""
     number = next(_numbers)
     authenticator = authenticator or number.to_bytes(16, "big")
     rows: list[tuple[int, bytes]] = [] if user is None else [(Attribute.USER_NAME, user)]
@@ -84,7 +84,7 @@ def access_request(
         rows.append((Attribute.USER_PASSWORD, wire.hide_password(secret, authenticator, clear)))
     return wire.encode_request(
         Code.ACCESS_REQUEST,
-        number % 256 if identifier is None else identifier,
+        number % 250 if identifier is None else identifier,
         secret,
         [*rows, *more],
         authenticator=authenticator,
