@@ -388,9 +388,9 @@ ROWS: tuple[ExtraSetting, ...] = (
     ExtraSetting(
         "radsec",
         "max_outstanding",
-        values.number(1, 256),
+        values.number(1, 10_000),
         256,
         "requests",
-        "Requests of one connection that are being worked on; reading pauses at that. RADIUS/1.0 has 256 numbers.",
+        "Requests of one connection that are being worked on; reading pauses at that. RADIUS/1.0 has no more than 256.",
     ),
 )
