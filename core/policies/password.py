@@ -116,7 +116,7 @@ class PasswordPolicy(PolicyType):
 
     def _guessed(self, value: str, request: PolicyRequest) -> PolicyResult | None:
         user, brand = request.user, request.brand
-        words = [word for word in (user.username, user.name, user.email) if word]
+        words = [word for word in (user.username, user.name, user.email, *user.name.split()) if word]
         if brand is not None:
             words.append(brand.branding_title)
         found = zxcvbn(value[:ZXCVBN_LENGTH], user_inputs=words)
