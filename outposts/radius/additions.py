@@ -104,18 +104,20 @@ class AccountingPart(Part):
     def _journal(self, wanted: str) -> Journal | None:
         settings = self.parts.context.settings
         keep_s = self.parts.extra("accounting_keep", "")
+        stale_s = self.parts.extra("accounting_stale", "")
         if wanted == "memory":
             return None
         try:
             if wanted == "sqlite":
                 if settings.record_dir is None:
                     raise StartError("accounting_record=sqlite needs OUTPOSTS_STATE_DIR")
-                return SqliteJournal(Path(settings.record_dir) / FILE_NAME, keep_s, self.parts.context.clock)
+                path = Path(settings.record_dir) / FILE_NAME
+                return SqliteJournal(path, keep_s, self.parts.context.clock, stale_s=stale_s)
             if not settings.redis_url:
                 raise StartError("accounting_record=redis needs OUTPOSTS_REDIS_URL")
             from outposts.radius.journal_redis import RedisJournal
 
-            return RedisJournal(settings.redis_url, keep_s)
+            return RedisJournal(settings.redis_url, keep_s, stale_s=stale_s)
         except StartError as error:
             return NoJournal(str(error))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common import logs
-from outposts.radius.accounting import CLEARING, NotRecorded, Recorded, Session, cause_of
+from outposts.radius.accounting import CLEARING, STALE, STALE_AFTER_S, NotRecorded, Recorded, Session, cause_of
 from outposts.radius.reports import Client
 
 log = logs.get_logger("radius.accounting")
@@ -85,11 +85,17 @@ WHERE provider_pk = :pk AND client = :address AND (:nas_ip = '' OR nas_ip = :nas
 
 
 class SqliteJournal:
-    """See ``accounting.Journal``. ``clock`` gives unix seconds; ``keep_s`` how long ended sessions are kept."""
+    """See ``accounting.Journal``. ``clock`` gives unix seconds; ``keep_s`` how long ended sessions are kept.
 
-    def __init__(self, path: Path, keep_s: float, clock: Callable[[], float] = time.time) -> None:
+    A session that was not heard of for ``stale_s`` has ended when it was last heard of.
+    """
+
+    def __init__(
+        self, path: Path, keep_s: float, clock: Callable[[], float] = time.time, *, stale_s: float = STALE_AFTER_S
+    ) -> None:
         self.path = path
         self.keep_s = keep_s
+        self.stale_s = stale_s
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="radius-accounting")
         self._waiting: list[tuple[Recorded, asyncio.Future[None]]] = []
@@ -173,6 +179,8 @@ class SqliteJournal:
         now = self._clock()
         if now - self._cleaned_at >= CLEAN_EVERY_S:
             self._cleaned_at = now
+            # Here and not in the table of a process: what one worker has not heard of, another one may have.
+            database.execute(_GIVE_UP, (STALE, now - self.stale_s))
             database.execute("DELETE FROM sessions WHERE ended_at < ?", (now - self.keep_s,))
 
     def _read_open(self) -> list[Session]:
@@ -183,6 +191,9 @@ class SqliteJournal:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+_GIVE_UP = "UPDATE sessions SET ended_at = updated_at, terminate_cause = ? WHERE ended_at IS NULL AND updated_at < ?"
 
 
 def _open(path: Path) -> sqlite3.Connection:

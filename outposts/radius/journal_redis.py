@@ -12,6 +12,7 @@ Each report is one transaction (MULTI), so no session is in two places. ``<id>``
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,12 +21,14 @@ from typing import Any
 import msgspec
 
 from common.errors import StartError
-from outposts.radius.accounting import CLEARING, NotRecorded, Recorded, Session, cause_of, over
+from outposts.radius.accounting import CLEARING, STALE, STALE_AFTER_S, NotRecorded, Recorded, Session, cause_of, over
 from outposts.radius.reports import Client
 
 PREFIX = "outposts:radius:"
 OPEN, ENDED = PREFIX + "open", PREFIX + "ended"
 TIMEOUT_S = 3.0  # for one transaction; clients ask again after 3 to 5
+CLEAN_EVERY_S = 60.0  # between looks for sessions that have not been heard of
+MAX_GIVEN_UP = 1_000  # of them at a time
 MAX_LISTED = 100_000  # sessions read at once
 NO_REDIS = "accounting_record=redis needs the Python package redis: install outposts[redis]"
 
@@ -53,12 +56,15 @@ def _of_client(client: Client) -> str:
 class RedisJournal:
     """See ``accounting.Journal``. Raises ``StartError`` if the package is not there or the URL is none."""
 
-    def __init__(self, url: str, keep_s: float) -> None:
+    def __init__(self, url: str, keep_s: float, *, stale_s: float = STALE_AFTER_S) -> None:
         try:
             import redis.asyncio as redis
         except ImportError:
             raise StartError(NO_REDIS) from None
         self.keep_s = keep_s
+        self.stale_s = stale_s
+        self._one_by_one = asyncio.Lock()
+        self._cleaned_at = 0.0
         self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError, msgspec.DecodeError)
         try:
             self._redis: Any = redis.Redis.from_url(
@@ -69,12 +75,21 @@ class RedisJournal:
 
     async def note(self, recorded: Recorded) -> None:
         """Returns when the server has it. Raises ``NotRecorded``."""
+        # In the order in which they came: an end must not be overtaken by what was reported before it.
+        async with self._one_by_one:
+            await self._note(recorded)
+
+    async def _note(self, recorded: Recorded) -> None:
         report = recorded.report
         try:
             ended = {_id(session): session for session in recorded.ended}
             if report.status in CLEARING:
                 ended = {**await self._cleared(recorded), **ended}
             opened = recorded.session if recorded.session is not None and recorded.session.ended_at is None else None
+            if report.heard_at - self._cleaned_at >= CLEAN_EVERY_S:
+                self._cleaned_at = report.heard_at
+                ended = {**await self._given_up(report.heard_at), **ended}
+                ended.pop(_id(opened) if opened is not None else "", None)
             if opened is None and not ended:
                 return
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -99,6 +114,12 @@ class RedisJournal:
         pipe.srem(_of_client(session.client), one)
         pipe.set(PREFIX + "session:" + last, _plain(session), ex=max(1, int(self.keep_s)))
         pipe.zadd(ENDED, {last: ended_at})
+
+    async def _given_up(self, now: float) -> dict[str, Session]:
+        """Sessions that nobody has heard of for too long: they ended when they were last heard of."""
+        found = await self._redis.zrangebyscore(OPEN, "-inf", now - self.stale_s, start=0, num=MAX_GIVEN_UP)
+        sessions = await self._sessions([name.decode() for name in found])
+        return {_id(session): over(session, session.updated_at, STALE) for session in sessions}
 
     async def _cleared(self, recorded: Recorded) -> dict[str, Session]:
         """Sessions of a client that has restarted, those included that other daemons have heard of."""

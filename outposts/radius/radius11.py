@@ -53,6 +53,8 @@ RESERVED_2 = bytes(12)
 
 ORIGINAL_PACKET_CODE = 4
 """RFC 7930 §4, below Extended-Attribute-1; RFC 9765 §5.5 has no use for it."""
+SIGNATURE_ROOM = 18 + 128
+"""Octets that the older form may take more: a Message-Authenticator, and the padding of passwords (at most 127)."""
 MALFORMED = b""
 """A User-Password that no password hides behind: stands for one that RFC 9765 §5.1.1 does not allow."""
 
@@ -87,7 +89,9 @@ def receive(octets: bytes, authenticator: bytes) -> Rewritten:
         if _has_no_place(kind, value):
             continue
         attributes.append((kind, _hidden(authenticator, value) if kind == Attribute.USER_PASSWORD else value))
-    sign = packet.code in SIGNED_KINDS or any(kind == Attribute.EAP_MESSAGE for kind, _ in attributes)
+    # Signed inside as every client should sign, where there is room; where it must be, it has to fit.
+    must = packet.code in SIGNED_KINDS or any(kind == Attribute.EAP_MESSAGE for kind, _ in attributes)
+    sign = must or len(octets) <= MAX_PACKET - SIGNATURE_ROOM
     # 0: identifiers have no meaning here, and the reply is found by its request.
     older = encode_request(packet.code, 0, RADSEC_SECRET, attributes, authenticator=authenticator, sign=sign)
     return Rewritten(decode(older), token_of(octets))

@@ -161,6 +161,20 @@ async def test_sqlite_forgets_what_need_not_be_kept(tmp_path: Path) -> None:
     assert [one.session_id for one in read_sessions(tmp_path / FILE_NAME, ended=True, limit=10)] == ["s2"]
 
 
+async def test_sqlite_gives_up_what_was_not_heard_of(tmp_path: Path) -> None:
+    """Its Stop was lost; it ended when it was last heard of. A session that another worker hears of stays."""
+    clock = FixedClock()
+    async with sqlite(tmp_path, clock) as journal:
+        accounting = await life(journal, clock)
+        heard = clock()
+        clock.advance(journal.stale_s + 3600)
+        await record(accounting, report(START, "s9"), clock)
+        found = by_name(await journal.open_sessions())  # type: ignore[arg-type]
+        assert set(found) == {"s9"}
+    ended = by_name(read_sessions(tmp_path / FILE_NAME, ended=True, limit=10))["s2"]
+    assert (ended.ended_at, ended.terminate_cause) == (heard, "stale")
+
+
 async def test_sqlite_of_another_version_is_left_alone(tmp_path: Path) -> None:
     """Not read, not written, and no report is answered."""
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
@@ -218,16 +232,22 @@ async def test_redis_keeps_what_happened(tmp_path: Path, capsys: pytest.CaptureF
         await accounting.start()
         assert [session.session_id for session in accounting.sessions] == ["s2"]
         other = RedisJournal(url, KEEP_S)
+        clock.advance(other.stale_s / 2)
+        await record(Accounting(clock, journal=other), report(INTERIM, "s4", nas_identifier="ap1"), clock)
+        clock.advance(other.stale_s / 2 + 1)
+        await record(Accounting(clock, journal=other), report(INTERIM, "s5", nas_identifier="ap1"), clock)
+        found = by_name(await journal.list_sessions(ended=True, limit=10))
+        assert found["s2"].terminate_cause == "stale" and found["s4"].ended_at is None
         clock.advance(1)
         await record(Accounting(clock, journal=other), report(ON, "", nas_identifier="ap1"), clock)
         assert await journal.open_sessions() == []
         names = [key.decode() for key in await journal._redis.keys("*")]
         assert all(name.startswith("outposts:radius:") for name in names)
         lives = [await journal._redis.ttl(name) for name in names if name.startswith("outposts:radius:session:")]
-        assert len(lives) == 3 and all(0 < seconds <= KEEP_S for seconds in lives)
+        assert len(lives) == 5 and all(0 < seconds <= KEEP_S for seconds in lives)
         settings = {"TMPDIR": str(tmp_path), "OUTPOSTS_REDIS_URL": url}
         assert await asyncio.to_thread(command, ["--json", "--all"], settings) == 0
-        assert {row["session_id"] for row in json.loads(capsys.readouterr().out)} == {"s1", "s2", "s3"}
+        assert {row["session_id"] for row in json.loads(capsys.readouterr().out)} == {"s1", "s2", "s3", "s4", "s5"}
         assert await asyncio.to_thread(command, ["--json"], settings) == 0
         assert json.loads(capsys.readouterr().out) == []
         await other.close()
