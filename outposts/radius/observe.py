@@ -25,6 +25,7 @@ RESULTS = {
     int(Code.ACCOUNTING_RESPONSE): "response",
 }
 SILENCE = "silence"
+CODES = {int(code): code.name.lower() for code in (Code.ACCESS_REQUEST, Code.ACCOUNTING_REQUEST, Code.STATUS_SERVER)}
 # Reasons that an operator can do something about, with what it probably is.
 HINTS = {
     "bad_message_authenticator": "probably another shared secret on the client",
@@ -105,7 +106,7 @@ class Observations:
         key = (app, packet.code, result)
         counter = self._requests.get(key)
         if counter is None:
-            code = Code(packet.code).name.lower()
+            code = CODES[packet.code]
             counter = metrics.Tally(metrics.radius_requests.labels(self._outpost_name, app, code, result))
             self._requests[key] = counter
         counter.inc()
@@ -129,7 +130,7 @@ class Observations:
         fields: dict[str, Any] = {
             "requestId": request.id,
             "client": request.client_ip,
-            "code": Code(packet.code).name.lower(),
+            "code": CODES[packet.code],
             "identifier": packet.identifier,
             "user": user[:MAX_NAME],
             "provider": request.provider.name,

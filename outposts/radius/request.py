@@ -7,7 +7,7 @@ no way to say "ask later", and a NAS that hears nothing asks its next server (RF
 from __future__ import annotations
 
 import ipaddress
-import uuid
+import random
 from dataclasses import dataclass, field
 
 from outposts.radius.providers import RadiusProvider
@@ -36,9 +36,11 @@ class Request:
 
     @property
     def id(self) -> str:
-        """A name for the log, made when first asked for."""
+        """A name for the log, made when first asked for: a version 4 UUID (RFC 9562); nothing depends on chance."""
         if not self._id:
-            self._id = str(uuid.uuid4())
+            bits = random.getrandbits(128)
+            digits = f"{bits:032x}"
+            self._id = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[bits & 3]}{digits[17:20]}-{digits[20:]}"
         return self._id
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Iterator
 from io import StringIO
 from typing import Any
@@ -551,3 +552,12 @@ async def test_overload_is_never_a_reject() -> None:
     house.clock.advance(100)
     outcome = await house.authenticator.answer(request_of(access_request(), house.intake.providers.all[0], at=1000.0))
     assert isinstance(outcome, Silence) and outcome.reason == "overload" and outcome.again
+
+
+def test_the_name_of_a_request_is_a_uuid_of_its_own() -> None:
+    """Version 4, the same each time it is asked for."""
+    requests = [request_of(access_request()) for _ in range(100)]
+    names = [uuid.UUID(request.id) for request in requests]
+    assert {(name.version, name.variant) for name in names} == {(4, uuid.RFC_4122)}
+    assert len(set(names)) == 100
+    assert [str(name) for name in names] == [request.id for request in requests]
