@@ -4,8 +4,9 @@ Applications ask the same question all day with another name in it. After such a
 *prepared*: its octets before and behind the one assertion value that varies, the index that value is looked up in, the
 set of entries that base, scope, viewer and the rest of the filter allow, and the plan of its attributes. The next
 message with the same octets around a value of the same length is that search: every length in it is the same, so it can
-mean nothing else. ``Prepared`` belongs to one immutable snapshot (a viewer's own one, if it may not see everything) and
-ends with it; nothing is remembered of answers.
+mean nothing else. For the reading of one entry by its name, what varies is the name in the base. ``Prepared`` belongs
+to one immutable snapshot (a viewer's own one, if it may not see everything) and ends with it; nothing is remembered of
+answers.
 
 Whatever is out of the ordinary (a value that is not valid for the attribute, many hits, a limit that would be met, a
 control) is answered with None: the caller takes the general way, which decides.
@@ -13,6 +14,7 @@ control) is answered with None: the caller takes the general way, which decides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,13 +22,14 @@ from msgspec.structs import replace
 from pyroaring import BitMap
 
 from outposts.ldap.ber import ProtocolError, length_of
-from outposts.ldap.directory import KIND_SHIFT, SLOT_MASK, Snapshot
+from outposts.ldap.directory import KIND_SHIFT, RDN, SLOT_MASK, Snapshot
 from outposts.ldap.dn import DN, DNError
+from outposts.ldap.entries import Kind
 from outposts.ldap.evaluation import matches
 from outposts.ldap.filters import And, Equality, Filter
 from outposts.ldap.index import Index
 from outposts.ldap.messages import SearchRequest
-from outposts.ldap.rfc import SEQUENCE, Tag
+from outposts.ldap.rfc import SEQUENCE, Scope, Tag
 from outposts.ldap.search import FEW_ENTRIES, Compiled, compiled_for
 from outposts.ldap.wire import decode_request
 
@@ -40,6 +43,7 @@ DONE = b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"  # SearchResultDone: success, no 
 # The first octets of a message with DONE, by the length of the message id's element (three to six octets).
 DONE_HEADS = tuple(bytes((SEQUENCE, size + len(DONE))) for size in range(8))
 BOUND = b"\x61\x07\x0a\x01\x00\x04\x00\x04\x00"  # BindResponse: success, as short (RFC 4511 §4.2.2)
+PLAIN_NAME = re.compile(rb"[A-Za-z0-9._@-]+").fullmatch  # as it stands in a DN
 SEARCH_TAG = int(Tag.SEARCH_REQUEST)
 BIND_TAG = int(Tag.BIND_REQUEST)
 
@@ -73,7 +77,18 @@ class Frame(NamedTuple):
 class Prepared:
     """One prepared search."""
 
-    __slots__ = ("_allowed", "_compiled", "_index", "_normalise", "_stores", "end", "prefix", "start", "suffix")
+    __slots__ = (
+        "_allowed",
+        "_compiled",
+        "_index",
+        "_named",
+        "_normalise",
+        "_stores",
+        "end",
+        "prefix",
+        "start",
+        "suffix",
+    )
 
     def __init__(
         self,
@@ -85,7 +100,9 @@ class Prepared:
         normalise: Callable[[bytes], bytes | None],
         allowed: BitMap,
         compiled: Compiled,
+        named: bool = False,
     ) -> None:
+        """``named``: the value names the base; what to say where there is no such entry is not decided here."""
         self.prefix = question[:start]
         self.suffix = question[end:]
         self.start = start
@@ -95,6 +112,7 @@ class Prepared:
         self._normalise = normalise
         self._allowed = allowed
         self._compiled = compiled
+        self._named = named
 
     def answer(self, identifier: bytes, value: bytes) -> tuple[bytes, int] | None:
         """All messages of the answer, joined, and the number of entries; None: take the general way."""
@@ -103,7 +121,7 @@ class Prepared:
             return None
         place = self._index.place(normalised)
         if place < 0:
-            return DONE_HEADS[len(identifier)] + identifier + DONE, 0
+            return None if self._named else (DONE_HEADS[len(identifier)] + identifier + DONE, 0)
         numbers = self._index.numbers(place)
         allowed = self._allowed
         stores = self._stores
@@ -155,6 +173,8 @@ class Prepared:
             operation = b"d" + length_of(size)
             head = b"0" + length_of(len(identifier) + len(operation) + size) + identifier + operation
             pieces += (head, name, opening, *parts)
+        if not count and self._named:
+            return None
         pieces.append(done)
         return b"".join(pieces), count
 
@@ -315,11 +335,15 @@ def prepare(snapshot: Snapshot, request: SearchRequest) -> Prepared | None:
     one with the fewest hits.
     """
     question = request.raw
-    if request.controls or len(question) > MAX_QUESTION or 0 < request.size_limit < MAX_SIZE_LIMIT:
+    if request.controls or len(question) > MAX_QUESTION:
         return None
     try:
         base = DN.parse(request.base)
     except DNError:
+        return None
+    if request.scope == Scope.BASE:
+        return prepare_read(snapshot, request, base)
+    if 0 < request.size_limit < MAX_SIZE_LIMIT:
         return None
     scope = snapshot.below(base, request.scope) if base.rdns else None
     if scope is None:
@@ -352,6 +376,32 @@ def prepare(snapshot: Snapshot, request: SearchRequest) -> Prepared | None:
     allowed = scope & matches(snapshot, And(others)) if others else scope
     compiled = compiled_for(snapshot, request.attributes, request.types_only)
     return Prepared(snapshot, question, *place, index, normalise, allowed, compiled)
+
+
+def prepare_read(snapshot: Snapshot, request: SearchRequest, base: DN) -> Prepared | None:
+    """The same for the reading of one user or group: the value that varies is the one that names it.
+
+    Only for names without anything to escape or to fold but letter case, which is nearly all of them.
+    """
+    number = snapshot.number_of(base)
+    kind = number >> KIND_SHIFT
+    name = request.base.partition(b"=")[2].partition(b",")[0]
+    if number < 0 or kind == Kind.FIXED or not PLAIN_NAME(name):
+        return None
+    question = request.raw
+    begin = question.find(request.base, 2, len(request.base) + 6)  # behind its tag and length
+    if begin < 0:
+        return None
+    start = begin + request.base.index(b"=") + 1
+    allowed = snapshot.kinds[Kind(kind)] & matches(snapshot, request.filter)
+    compiled = compiled_for(snapshot, request.attributes, request.types_only)
+    index = snapshot.hidden[RDN]
+    return Prepared(snapshot, question, start, start + len(name), index, _plain_name, allowed, compiled, named=True)
+
+
+def _plain_name(value: bytes) -> bytes | None:
+    """How such a name is compared; None for another one."""
+    return value.lower() if PLAIN_NAME(value) else None
 
 
 def _place(

@@ -103,6 +103,52 @@ def test_the_same_octets(directory: Snapshot, shape: str, attributes: tuple[byte
     assert answered
 
 
+BASES = [
+    f"cn={{}},ou=users,{b}",
+    f"CN={{}}, ou=groups,{b.upper()}",
+    f"cn={{}},ou=virtual-groups,{b}",
+    f"2.5.4.3={{}},OU=users,{b}",
+]
+READS = ["(objectClass=*)", "(objectClass=user)", "(mail=*)", "(!(memberOf=*))", "(cn=alice)"]
+
+
+@pytest.mark.parametrize("viewer", [FULL, ALICE_ONLY], ids=["full", "own"])
+@pytest.mark.parametrize("text", READS)
+@pytest.mark.parametrize("base", BASES)
+def test_reads_by_name(directory: Snapshot, base: str, text: str, viewer: Viewer) -> None:
+    """The name in the base varies: the octets of the general way; no such entry is the general way's to tell."""
+    seen = directory if viewer.full else directory.view(viewer.user_pk)
+    answered = 0
+    words = [*NAMES, "a,b", "a+b=c", "ALI\\63E", "alice ", 'b"b', "#6162", "users"]
+    for first in words:
+        for limit in (0, 1):
+            known = PreparedSearches()
+            data = question(text, base=base.format(first).encode(), scope=0, size_limit=limit)
+            known.prepare(seen, decoded(data))
+            for other in words:
+                data = question(text, 77_000, base=base.format(other).encode(), scope=0, size_limit=limit)
+                answer = asked(known, data)
+                if answer is not None:
+                    answered += 1
+                    assert answer[0] == general(seen, decoded(data))
+                    assert answer[1] == 1
+    assert answered or not viewer.full or text in ("(mail=*)", "(objectClass=user)", "(cn=alice)", "(!(memberOf=*))")
+
+
+@given(st.binary(min_size=5, max_size=5))
+def test_any_name(value: bytes) -> None:
+    """Whatever stands where the name was: the same octets, or the general way."""
+    seen = snapshot()
+    known = PreparedSearches()
+    request = decoded(question("(objectClass=*)", base=f"cn=alice,ou=users,{b}".encode(), scope=0))
+    known.prepare(seen, request)
+    assert len(known) == 1
+    data = prepared._message(9, request.raw.replace(b"alice", value, 1))
+    answer = asked(known, data)
+    if answer is not None:
+        assert answer[0] == general(seen, decoded(data))
+
+
 @given(st.binary(max_size=12), st.sampled_from(["cn", "uidNumber", "memberOf", "createTimestamp", "ak-active"]))
 def test_any_value(value: bytes, attribute: str) -> None:
     """Whatever stands where the value was: the same octets, or the general way."""
