@@ -15,7 +15,8 @@ NAMED = set(re.findall(r"`([a-z_…]+)`", TEXT))
 SOURCES = sorted((ROOT / "outposts" / "radius").rglob("*.py"))
 # What makes a label where it is written down: these calls, and the intake's returned reasons.
 MAKERS = re.compile(
-    r'\b(?:Drop|Silence|Ignore|Denied|PacketError|AttributesError|AnswerRefused|_fail|_refuse)\(\s*(?:request,\s*)?"([a-z_]+)"'
+    r"\b(?:Drop|Silence|Ignore|Denied|PacketError|AttributesError|AnswerRefused|FragmentError|AvpError|Failed|_fail|_refuse|_end)"
+    r'\(\s*(?:request,\s*)?"([a-z_]+)"'
 )
 RETURNED = re.compile(r'(?:return|else) "([a-z_]+)"')
 # Reasons of PacketError that cannot come from a peer's packet: we would have built a wrong one.
@@ -30,7 +31,7 @@ def labels() -> set[str]:
             continue  # other counters, with reasons of their own
         text = path.read_text()
         found |= set(MAKERS.findall(text))
-        if path.name in ("intake.py", "auth.py"):
+        if path.name in ("intake.py", "auth.py") or path.parts[-2:] == ("eap", "tls.py"):
             found |= set(RETURNED.findall(text))
     return found
 

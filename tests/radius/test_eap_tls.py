@@ -219,8 +219,10 @@ def test_certificates_that_are_not(version: int, certificate: Issuer, options: T
 def test_no_certificate_at_all(version: int) -> None:
     """A peer without certificate is refused, issuers configured or not."""
     for settings in (CHECKED, ANYBODY):
-        heard = talk(session(settings), Peer(version=version))
+        peer = Peer(version=version)
+        heard = talk(session(settings), peer)
         assert heard.refused.reason == "client_certificate_missing" and heard.questions == []
+        assert peer.refused, "TLS tells the peer what is missing"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
