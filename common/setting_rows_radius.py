@@ -251,7 +251,7 @@ ROWS: tuple[ExtraSetting, ...] = (
         values.number(1, 10_000_000),
         50_000,
         "sessions",
-        "Open sessions kept in memory, about 1.5 KiB each. Holds for the whole daemon.",
+        "Open sessions kept in memory, about 1.9 KiB each. Holds for the whole daemon.",
     ),
     _row(
         "accounting_stale",
@@ -274,7 +274,7 @@ ROWS: tuple[ExtraSetting, ...] = (
         values.number(1, 10_000_000),
         50_000,
         "logins",
-        "Logins remembered for `das`, about 1 KiB each; beyond, the oldest go. Holds for the whole daemon.",
+        "Logins remembered for `das`, about 1.2 KiB each; beyond, the oldest go. Holds for the whole daemon.",
     ),
     # Load and attacks
     _row(
@@ -375,7 +375,7 @@ ROWS: tuple[ExtraSetting, ...] = (
         values.number(1, 100_000),
         1000,
         "connections",
-        "Open connections; about 150 KiB each, TLS included.",
+        "Open connections; about 65 KiB each, TLS included.",
     ),
     ExtraSetting(
         "radsec",

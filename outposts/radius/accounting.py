@@ -33,7 +33,7 @@ from outposts.radius.wire import Attributes, Packet
 
 log = logs.get_logger("radius.accounting")
 
-MAX_SESSIONS = 50_000  # open sessions kept in memory, about 1.5 KiB each; beyond, the one heard of longest ago goes
+MAX_SESSIONS = 50_000  # open sessions kept in memory, about 1.9 KiB each; beyond, the one heard of longest ago goes
 STALE_AFTER_S = 86_400.0  # a session not heard of for a day has lost its Stop: interim reports come every few minutes
 STALE = "stale"  # why such a session has ended, beside the causes of RFC 2866 §5.10
 MAX_ENDED = 10_000  # ends remembered, so that a late Start or Interim does not open the session again

@@ -20,7 +20,7 @@ from outposts.radius.rfc import MAX_VALUE, Attribute, Code, ErrorCause
 from outposts.radius.wire import Attributes, Packet, PacketError, encode_request, verify_reply
 
 WAITS_S = (2.0, 4.0, 8.0, 16.0, 16.0)  # after each of five sendings; the last one is how long the last answer may take
-MAX_LOGINS = 50_000  # logins remembered, about 1 KiB each; beyond, the oldest go
+MAX_LOGINS = 50_000  # logins remembered, about 1.2 KiB each; beyond, the oldest go
 MAX_AGE_S = 86_400.0  # the core ends a session after a day unless told otherwise; it says when that is later
 MAX_LOGINS_PER_SESSION = 16  # logins that one session of the core may have led to (roaming does not make new ones)
 
