@@ -42,6 +42,7 @@ _UNFIT = re.compile(
 )  # not as such in a Location: "<>\^`{|}, non-ASCII
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _RAW_RD = re.compile(r"(?:https?://[^/?#&%]*(?:[/?]|\Z)|/)", re.IGNORECASE)
+_FOLDED = "/\\.%;\u2044\u2215\u29f8"  # the last are slashes for fractions, division and a big solidus
 HOST_MEMO = 4096  # hosts and URLs of recent requests; 255 octets each at most
 COMMON_PORTS = frozenset(rfc.DEFAULT_PORTS.values())
 
@@ -154,13 +155,15 @@ def canonical_path(raw: str) -> str | None:
         # `..;x` is `..` for servers that take parameters off first
         if segment.partition(";")[0].strip() in (".", ".."):
             return None
-    if not path.isascii() and any(mark in unicodedata.normalize("NFKC", _beyond_ascii(path)) for mark in "/\\.%;"):
-        return None  # full-width dots and slashes, which some software folds
+    if not path.isascii() and _folds_to_ascii(path):
+        return None
     return path
 
 
-def _beyond_ascii(text: str) -> str:
-    return "".join(character for character in text if character > "\x7f")
+def _folds_to_ascii(path: str) -> bool:
+    """Whether some software makes a dot, slash or percent sign of a character that is none, such as a full-width one."""
+    beyond = "".join(character for character in path if character > "\x7f")
+    return any(mark in unicodedata.normalize("NFKC", beyond) for mark in _FOLDED)
 
 
 def below(path: str, prefix: str) -> bool:
