@@ -43,6 +43,9 @@ class Line(Protocol):
     def send(self, octets: bytes, where: object) -> None:
         """Send a reply to where its request came from: ``where`` is what the line itself gave to ``received``."""
 
+    def silent(self, where: object) -> None:
+        """A request that was taken gets no reply (or not now: a copy of it may)."""
+
 
 class AuthenticatorPort(Protocol):
     """What decides Access-Requests (``auth.Authenticator``)."""
@@ -224,12 +227,17 @@ class Desk:
             return
         else:
             outcome = self._send(request, entry, line, where, outcome)
+        self._finished(request, line, where, outcome)
+
+    def _finished(self, request: Request, line: Line, where: object, outcome: Outcome) -> None:
+        if isinstance(outcome, Silence):
+            line.silent(where)
         self._observer.finished(request, outcome, self._clock() - request.received_at)
 
     def _send_delayed(self, request: Request, entry: Entry, line: Line, where: object, answer: Answer) -> None:
         self._done()
         outcome = self._send(request, entry, line, where, answer)
-        self._observer.finished(request, outcome, self._clock() - request.received_at)
+        self._finished(request, line, where, outcome)
 
     def _send(self, request: Request, entry: Entry, line: Line, where: object, answer: Answer) -> Outcome:
         """Sign, keep for copies, and send. Silence if that cannot be, or nobody waits for it any more."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logs.get_logger("radius.radsec")
 
 WRITE_TIMEOUT_S = 30.0  # a client that takes no replies for so long is gone
-SLOT_S = 30.0  # a request that nobody has answered for so long counts as open no more: it met silence
+SLOT_S = 120.0  # a request counts as open no longer than a login may take, should nobody say how it ended
 
 # RFC 6613 §2.6.4: what only a broken client sends. Other reasons of the desk leave the connection as it is.
 BROKEN = frozenset(
@@ -48,6 +48,9 @@ class Line(Protocol):
 
     def send(self, octets: bytes, where: object) -> None:
         """Send a reply."""
+
+    def silent(self, where: object) -> None:
+        """No reply will be sent to a request."""
 
 
 class Connection(Upper):
@@ -194,6 +197,11 @@ class Connection(Upper):
             self.wire.write(octets)
         self._work()
 
+    def silent(self, where: object) -> None:
+        """A request has met silence: it is open no more."""
+        self._free()
+        self._work()
+
     def _free(self) -> None:
         if self._open:
             self._open.popleft()
@@ -291,3 +299,8 @@ class _Line11:
             self._connection.send(radius11.reply(octets, self._request), where)
         except PacketError as error:
             log.error("reply cannot be sent as RADIUS/1.1", problem=error.reason)
+            self._connection.silent(where)
+
+    def silent(self, where: object) -> None:
+        """Nothing to send."""
+        self._connection.silent(where)

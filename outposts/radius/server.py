@@ -192,6 +192,9 @@ class Wire:
         except OSError as error:
             log.debug("reply not sent", listener=self.listener, problem=error.strerror)
 
+    def silent(self, where: object) -> None:
+        """Nothing is kept here that a reply would end."""
+
     def where(self, plain: Sequence[Any]) -> tuple[Any, ...]:
         """A ``where`` of this socket's kind that has been through an encoding, which makes lists of tuples."""
         if not self._any:

@@ -194,6 +194,9 @@ class Sent:
         """Note a reply."""
         self.replies.append((octets, where))
 
+    def silent(self, where: object) -> None:
+        """Nothing to note: what is not there was not sent."""
+
 
 class House:
     """A desk with all that belongs to it, for providers of the test's choice."""

@@ -136,6 +136,10 @@ class Desk:
             self.reply(packet, line)
         return ""
 
+    def silence(self, line: object) -> None:
+        """Let a request meet silence."""
+        line.silent(None)  # type: ignore[attr-defined]
+
     def reply(self, packet: Packet, line: object) -> None:
         """Answer a request."""
         line.send(encode_reply(packet, RADSEC_SECRET, self.code, self.attributes), None)  # type: ignore[attr-defined]

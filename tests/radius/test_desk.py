@@ -382,6 +382,9 @@ async def test_a_line_that_fails_does_not_take_others_down() -> None:
         def send(self, octets: bytes, where: object) -> None:
             raise OSError("gone")
 
+        def silent(self, where: object) -> None:
+            """Never called here."""
+
     with pytest.raises(OSError, match="gone"):
         house.desk.received(status_request(), NAS, PORT, Broken(), None)
     assert await house.ask(access_request()) is not None

@@ -307,6 +307,23 @@ async def test_more_than_may_be_open_waits(tmp_path: Path) -> None:
     await bench.close()
 
 
+@pytest.mark.parametrize("alpn", ["radius/1.0", "radius/1.1"])
+async def test_requests_that_meet_silence_make_room(tmp_path: Path, alpn: str) -> None:
+    """A core that is away must not fill a connection with requests that nobody works on."""
+    bench = await Bench(tmp_path).start(Limits(max_outstanding=4))
+    bench.desk.hold = True
+    client = await bench.connect(alpn=[alpn])
+    older = alpn == "radius/1.0"
+    client.send(*(request(one) if older else radius11.encode(STATUS, bytes((0, 0, 0, one)), ()) for one in range(12)))
+    for count in range(12):
+        await bench.desk.until(count + 1)
+        bench.desk.silence(bench.desk.held[count][1])
+    (connection,) = bench.server.connections
+    assert not connection.busy
+    await client.close()
+    await bench.close()
+
+
 async def test_a_lost_connection_takes_nothing_back(tmp_path: Path) -> None:
     """The answer goes nowhere, and harms nobody."""
     bench = await Bench(tmp_path).start()
