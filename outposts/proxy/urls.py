@@ -152,8 +152,9 @@ def canonical_path(raw: str) -> str | None:
     if "//" in path or "\\" in path or _CONTROL.search(path):
         return None
     for segment in path.split("/"):
-        # `..;x` is `..` for servers that take parameters off first
-        if segment.partition(";")[0].strip() in (".", ".."):
+        # `..;x` is `..`, and `;x` is nothing, for servers that take parameters off first
+        plain = segment.partition(";")[0].strip()
+        if plain in (".", "..") or (segment and not plain):
             return None
     if not path.isascii() and _folds_to_ascii(path):
         return None
@@ -161,7 +162,7 @@ def canonical_path(raw: str) -> str | None:
 
 
 def _folds_to_ascii(path: str) -> bool:
-    """Whether some software makes a dot, slash or percent sign of a character that is none, such as a full-width one."""
+    """Whether some software makes a dot or slash of a character that is none, such as a full-width one."""
     beyond = "".join(character for character in path if character > "\x7f")
     return any(mark in unicodedata.normalize("NFKC", beyond) for mark in _FOLDED)
 
