@@ -98,14 +98,22 @@ class Throttle:
 
     def pair_blocked(self, attempt: Attempt, now: float) -> bool:
         """Whether this account has to wait at this address. To be asked before the cache: that answers guesses too."""
-        limits = self.limits
+        return self.pair_waiting(attempt, now) or self.pair_full(attempt, now)
+
+    def pair_waiting(self, attempt: Attempt, now: float) -> bool:
+        """Whether it has to because of its failures."""
         count = self._pairs.get(attempt.pair)
-        if count is None or not limits.per_pair:
+        return count is not None and bool(self.limits.per_pair) and count.waiting(now, self.limits.wait_max)
+
+    def pair_full(self, attempt: Attempt, now: float) -> bool:
+        """Whether it has to until one of its logins under way is over.
+
+        They may all fail: only as many run at once as may still fail, but always one.
+        """
+        count = self._pairs.get(attempt.pair)
+        if count is None or not self.limits.per_pair:
             return False
-        if count.waiting(now, limits.wait_max):
-            return True
-        # Logins under way may all fail: only as many at once as may still fail, but always one.
-        left = limits.per_pair + 1 - int(count.decayed(now, self._pair_rate))
+        left = self.limits.per_pair + 1 - int(count.decayed(now, self._pair_rate))
         return count.pending >= max(1, left)
 
     def address_blocked(self, attempt: Attempt, now: float) -> bool:

@@ -1,13 +1,15 @@
 """What stands before each login on the core: waits after failures, and a bounded number of logins at once.
 
-Failures are counted for an account at a client, for a client, and for an account (``common/throttle.py``). A login that
-comes to its turn when its client has long given up is not begun at all.
+Failures are counted for an account at a client, for a client, and for an account (``common/throttle.py``). Logins of
+one account at one client that are under way could all be guesses, so only some run at once and the others wait. A login
+that comes to its turn when its client has long given up is not begun at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from common import metrics, throttle
@@ -25,6 +27,7 @@ class Gate:
         self._now = now
         self._sleep = sleep
         self.throttle = throttle.Throttle(os.urandom(throttle.KEY_SIZE))
+        self._crowds: dict[bytes, deque[asyncio.Future[None]]] = {}  # by account and client, in the order of coming
         self._max_flows = MAX_FLOWS
         self._slots = asyncio.Semaphore(MAX_FLOWS)
 
@@ -47,12 +50,10 @@ class Gate:
         attempt = self.throttle.attempt(request.provider.pk, account, request.client_ip)
         delay_s = 0.0
         if len(self.throttle):
-            now = self._now()
-            for kind, blocked in (("account", self.throttle.pair_blocked), ("nas", self.throttle.address_blocked)):
-                if blocked(attempt, now):
-                    metrics.radius_throttled.labels(kind).inc()
-                    return Denied(THROTTLED, "too many failed logins")
-            delay_s = self.throttle.delay_s(attempt, now)
+            refused = await self._turn(request, attempt)
+            if refused is not None:
+                return refused
+            delay_s = self.throttle.delay_s(attempt, self._now())
         failed: bool | None = None
         self.throttle.begin(attempt)
         try:
@@ -70,3 +71,44 @@ class Gate:
             return outcome
         finally:
             self.throttle.end(attempt, self._now(), failed)
+            self._next(attempt)
+
+    async def _turn(self, request: Request, attempt: throttle.Attempt) -> Outcome | None:
+        """Wait until a login may begin; the refusal if it may not.
+
+        Many devices can share an account, and after a power cut they all come at once through one client. As long as
+        nothing has failed they wait for one another; they are not guessing.
+        """
+        while True:
+            now = self._now()
+            for kind, blocked in (("account", self.throttle.pair_waiting), ("nas", self.throttle.address_blocked)):
+                if blocked(attempt, now):
+                    metrics.radius_throttled.labels(kind).inc()
+                    return Denied(THROTTLED, "too many failed logins")
+            if not self.throttle.pair_full(attempt, now):
+                return None
+            left_s = request.provider.deadline - (now - request.received_at)
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            crowd = self._crowds.setdefault(attempt.pair, deque())
+            crowd.append(turn)
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await turn
+            except TimeoutError:
+                return Unavailable(OVERLOAD, "its turn came too late")
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next(attempt)  # somebody else's turn, then
+                raise
+            finally:
+                if turn in crowd:
+                    crowd.remove(turn)
+                if not crowd and self._crowds.get(attempt.pair) is crowd:
+                    del self._crowds[attempt.pair]
+
+    def _next(self, attempt: throttle.Attempt) -> None:
+        """Let the first of those who wait look again. If it may not begin, nobody behind it may."""
+        for turn in self._crowds.get(attempt.pair, ()):
+            if not turn.done():
+                turn.set_result(None)
+                return
