@@ -5,7 +5,8 @@ means "not stored yet"; :meth:`core.database.Database.save` fills it in. Referen
 differs by type (options of stages, policies, providers, mappings) is the mapping ``options``, so that a new type needs
 no migration; ``type`` is then the blueprint model name, such as ``authentik_stages_password.passwordstage``.
 
-Devices are in ``devices.py``, what single stages keep in ``stage_models.py``; both are named here too.
+Devices are in ``devices.py``, what single stages keep in ``stage_models.py``, codes and tokens of the OAuth2 provider in
+``oauth2_models.py``; all are named here too.
 
 Secrets (password hashes, token keys, private keys, one-time codes) are left out of ``repr``.
 Times are Unix seconds as ``float``. A flow and a binding use one UUID both as ``pk`` and as policy-target id.
@@ -26,6 +27,9 @@ from core.devices import StaticDevice as StaticDevice
 from core.devices import TOTPDevice as TOTPDevice
 from core.lookups import Related as Related  # part of what a record offers
 from core.model_base import Model as Model
+from core.oauth2_models import AccessToken as AccessToken
+from core.oauth2_models import AuthorizationCode as AuthorizationCode
+from core.oauth2_models import RefreshToken as RefreshToken
 from core.stage_models import Consent as Consent
 from core.stage_models import FlowToken as FlowToken
 from core.stage_models import Invitation as Invitation

@@ -293,7 +293,8 @@ class DirectoryStore(Store):
                     self.sql("DELETE FROM token WHERE pk = ?", (pk,))
             for pk, user in self.sql("SELECT pk, user FROM session WHERE expires <= ?", (now,)):
                 self.delete(Session(pk=pk, user=user))  # whose it was decides whether outposts are told
-            for table in ("event", "reputation", "flow_token"):
+            codes_and_tokens = ("oauth2_code", "oauth2_access_token", "oauth2_refresh_token")
+            for table in ("event", "reputation", "flow_token", *codes_and_tokens):
                 self.sql(f"DELETE FROM {table} WHERE expires <= ?", (now,))
             for table in ("consent", "invitation"):
                 self.sql(f"DELETE FROM {table} WHERE expiring AND expires <= ?", (now,))

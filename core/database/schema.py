@@ -206,6 +206,35 @@ STEPS: tuple[str, ...] = (
         password_hash TEXT NOT NULL, created REAL NOT NULL);
     CREATE INDEX password_history_user ON password_history (user, created);
     """,
+    # 3: codes and tokens of the OAuth2 provider
+    """
+    CREATE TABLE oauth2_code (
+        pk TEXT PRIMARY KEY, provider INTEGER NOT NULL REFERENCES provider(pk) ON DELETE CASCADE,
+        user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        session TEXT NOT NULL REFERENCES session(pk) ON DELETE CASCADE, redirect_uri TEXT NOT NULL, scope TEXT NOT NULL,
+        nonce TEXT NOT NULL, code_challenge TEXT NOT NULL, code_challenge_method TEXT NOT NULL, auth_time REAL NOT NULL,
+        amr TEXT NOT NULL, expires REAL);
+    CREATE INDEX oauth2_code_session ON oauth2_code (session);
+    CREATE INDEX oauth2_code_expires ON oauth2_code (expires);
+    CREATE TABLE oauth2_access_token (
+        pk TEXT PRIMARY KEY, provider INTEGER NOT NULL REFERENCES provider(pk) ON DELETE CASCADE,
+        user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        session TEXT REFERENCES session(pk) ON DELETE CASCADE, scope TEXT NOT NULL, claims TEXT NOT NULL,
+        family TEXT NOT NULL, expires REAL);
+    CREATE INDEX oauth2_access_token_session ON oauth2_access_token (session);
+    CREATE INDEX oauth2_access_token_user ON oauth2_access_token (user);
+    CREATE INDEX oauth2_access_token_family ON oauth2_access_token (family);
+    CREATE INDEX oauth2_access_token_expires ON oauth2_access_token (expires);
+    CREATE TABLE oauth2_refresh_token (
+        pk TEXT PRIMARY KEY, provider INTEGER NOT NULL REFERENCES provider(pk) ON DELETE CASCADE,
+        user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
+        session TEXT REFERENCES session(pk) ON DELETE SET NULL, scope TEXT NOT NULL, nonce TEXT NOT NULL,
+        auth_time REAL NOT NULL, amr TEXT NOT NULL, family TEXT NOT NULL, used INTEGER NOT NULL, expires REAL);
+    CREATE INDEX oauth2_refresh_token_session ON oauth2_refresh_token (session);
+    CREATE INDEX oauth2_refresh_token_user ON oauth2_refresh_token (user);
+    CREATE INDEX oauth2_refresh_token_family ON oauth2_refresh_token (family);
+    CREATE INDEX oauth2_refresh_token_expires ON oauth2_refresh_token (expires);
+    """,
 )
 
 
@@ -308,6 +337,9 @@ TABLES: dict[type[models.Model], Table] = {
     models.Consent: _table(models.Consent, "consent", key="integer", order="pk", expires=True),
     models.FlowToken: _table(models.FlowToken, "flow_token", order="pk", expires=True),
     models.PasswordHistory: _table(models.PasswordHistory, "password_history", key="integer", order="created DESC, pk"),
+    models.AuthorizationCode: _table(models.AuthorizationCode, "oauth2_code", key="text", order="pk", expires=True),
+    models.AccessToken: _table(models.AccessToken, "oauth2_access_token", key="text", order="pk", expires=True),
+    models.RefreshToken: _table(models.RefreshToken, "oauth2_refresh_token", key="text", order="pk", expires=True),
     models.Event: _table(models.Event, "event", order="created DESC", expires=True),
     models.Reputation: _table(models.Reputation, "reputation", order="identifier", expires=True),
     models.Blueprint: _table(models.Blueprint, "blueprint", order="name"),
