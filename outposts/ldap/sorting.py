@@ -58,7 +58,7 @@ ORDERING_RULES: Final[dict[str, str]] = {
 """Names of ordering rules → letters of the syntaxes that they order."""
 
 Steps = Generator[None, None, "array[int]"]
-Numbers = Sequence[int]
+Numbers = Sequence[int] | BitMap
 
 
 class SortKey(msgspec.Struct, frozen=True):
@@ -219,12 +219,13 @@ class _Sorter:
         if level and len(members) <= RANKED:
             yield from self._ranked(members, level, out)
             return
-        groups: list[int | BitMap] = []
+        groups: list[int | BitMap | None] = []
         yield from self._grouped(members, key, groups)
         for at, group in enumerate(groups):
+            groups[at] = None  # goes here, not all at the end: a hundred thousand sets take their time
             if isinstance(group, int):
                 out.append(group)
-            else:
+            elif group is not None:
                 yield from self.sort(group, level + 1, out)
             if at % STEP == STEP - 1:
                 yield
@@ -268,7 +269,7 @@ class _Sorter:
             if at % STEP == STEP - 1:
                 yield
 
-    def _grouped(self, members: BitMap, key: Key, groups: list[int | BitMap]) -> Generator[None, None, None]:
+    def _grouped(self, members: BitMap, key: Key, groups: list[int | BitMap | None]) -> Generator[None, None, None]:
         """Entries with the same least value together, in the key's order, those without a value as one group."""
         left = members.copy()
         for at, numbers in enumerate(_runs(self._snapshot, key.name, members)):
@@ -317,18 +318,20 @@ def _computed(snapshot: Snapshot, name: str, members: BitMap) -> Iterator[Number
     An empty run is a pause: all entries are looked at before the first value can be told.
     """
     if name == "entryuuid":
-        parts: list[list[tuple[bytes, int]]] = [[] for _ in range(256)]
+        # Bytes, not pairs: a hundred thousand tuples would have the garbage collector walk over them again and again.
+        parts: list[list[bytes]] = [[] for _ in range(256)]
         for at, number in enumerate(members):
             if at % STEP == STEP - 1:
                 yield ()
             store, slot = snapshot.stores[number >> KIND_SHIFT], number & SLOT_MASK  # type: ignore[index]
             raw = bytes(store.uuids[slot * 16 : slot * 16 + 16])
-            parts[raw[0]].append((raw, number))
-        for part in parts:
+            parts[raw[0]].append(raw + number.to_bytes(4, "big"))
+        for at, part in enumerate(parts):
+            parts[at] = []
             part.sort()
-            yield from ([number] for _, number in part)
+            yield from ((int.from_bytes(row[16:], "big"),) for row in part)
         return
-    by_value: dict[bytes, list[int]] = {}
+    by_value: dict[bytes, BitMap] = {}
     normalise = snapshot.schema.syntax(name).normalise
     known: dict[Kind, bytes | None] = {}  # all entries of a kind but the fixed ones have the same
     for at, number in enumerate(members):
@@ -339,7 +342,7 @@ def _computed(snapshot: Snapshot, name: str, members: BitMap) -> Iterator[Number
             known[kind] = normalise(snapshot.operational_value(kind, number & SLOT_MASK, name))
         value = known[kind]
         if value is not None:
-            by_value.setdefault(value, []).append(number)
+            by_value.setdefault(value, BitMap()).add(number)
     for value in sorted(by_value):
         yield by_value[value]
 
