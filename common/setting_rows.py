@@ -364,6 +364,16 @@ EXTRAS: tuple[ExtraSetting, ...] = (
     ),
     ExtraSetting(
         "ldap",
+        "undecided_code",
+        values.choice("exact", "invalid_credentials"),
+        "exact",
+        "",
+        "Answer to a bind that could not be decided: `exact` says busy (51), unavailable (52) or other (80); "
+        "`invalid_credentials` says 49, for clients that end or drop the server when they hear of anything else. Such "
+        "a client then takes a silent core for a wrong password.",
+    ),
+    ExtraSetting(
+        "ldap",
         "bind_failures",
         values.number(0, 1_000_000),
         10,

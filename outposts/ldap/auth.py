@@ -46,6 +46,9 @@ log = logs.get_logger("ldap.auth")
 
 # Only where the core gave no answer may the cache's grace stand in for it; a core that answers with anything else (the
 # flow is gone, our token is refused, an exception in a policy) is there, and has not consented.
+UNDECIDED = frozenset(
+    {ResultCode.BUSY, ResultCode.UNAVAILABLE, ResultCode.OTHER}
+)  # codes that say nothing of a password
 CORE_AWAY = frozenset({Reason.CORE_UNAVAILABLE, Reason.DEADLINE})
 MAX_BINDS_KNOWN = 16_384  # binds recognised by their octets, of one refresh; some 300 bytes each
 LOGOUTS_AT_ONCE = 2  # a core hashes and signs on few processors: log-outs must not push logins aside
@@ -120,9 +123,10 @@ def _granted(identity: Identity, provider: ProviderSettings, *, cached: bool) ->
 def refused(reason: str, provider: ProviderSettings | None = None, unknown: Refusal = UNKNOWN_DENIAL) -> BindAnswer:
     """The answer for a reason; ``unknown`` stands in for one that ``REFUSALS`` does not have."""
     refusal = REFUSALS.get(reason, unknown)
-    return BindAnswer(
-        refusal.code, reason=str(reason), label=refusal.label, diagnostic=refusal.diagnostic, provider=provider
-    )
+    code = refusal.code
+    if code in UNDECIDED and provider is not None and provider.undecided_code != "exact":
+        code = ResultCode.INVALID_CREDENTIALS
+    return BindAnswer(code, reason=str(reason), label=refusal.label, diagnostic=refusal.diagnostic, provider=provider)
 
 
 @dataclass(frozen=True, slots=True)

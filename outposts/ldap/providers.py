@@ -60,6 +60,7 @@ class ProviderSettings:
     allow_push_only: bool
     client_certificates: bool
     client_ca: str
+    undecided_code: str
 
     def ends_binds_of(self, older: ProviderSettings) -> bool:
         """Whether binds proved under ``older`` no longer count: who may bind, or how, has changed."""
@@ -100,6 +101,7 @@ EXTRA_FIELDS = (
     "allow_push_only",
     "client_certificates",
     "client_ca",
+    "undecided_code",
 )
 # The same for ``EntryOptions``.
 ENTRY_FIELDS = (

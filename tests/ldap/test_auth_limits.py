@@ -57,6 +57,22 @@ async def test_guesses_wait(providers: Providers) -> None:
     assert await guess(desk, 3, providers) == [49, 49, 49]
 
 
+async def test_a_client_that_knows_no_busy() -> None:
+    """``undecided_code``: 49 instead of 51, 52 and 80; the reason and its metric label stay what they are."""
+    providers = table(settings(extra={"undecided_code": "invalid_credentials"}))
+    desk = limited(per_pair=3)
+    assert await guess(desk, 5, providers) == [49, 49, 49, 49, 49]
+    assert len(desk.login.asked) == 4
+    answer = await bind(desk, request(), providers)
+    assert (answer.code, answer.identity, answer.reason, answer.label) == (49, None, "account_busy", "throttled")
+    other = limited()
+    for outcome, reason in ((Unavailable(Reason.CORE_UNAVAILABLE), "core_unavailable"), (Unavailable("new"), "new")):
+        other.login.outcome = outcome
+        answer = await bind(other, request(), providers)
+        assert (answer.code, answer.identity, str(answer.reason)) == (49, None, reason)
+        assert (await bind(other, request(), DIRECT)).code == 52
+
+
 async def test_a_remembered_success_forgets_guesses_too() -> None:
     """A stale password elsewhere behind the same address does not add up against the person who is let in again."""
     desk = limited(per_pair=3)
