@@ -14,6 +14,7 @@ import asyncio
 import http.client
 import re
 import sys
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ import uvloop
 
 LOGIN = re.compile(rb"/api/v3/(flows/executor/|outposts/(ldap|radius)/\d+/check_access/|core/users/me/)")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 COOKIE = re.compile(rb"\r\ncookie:", re.IGNORECASE)
 FREERADIUS = re.compile(rb"\r\n(x-freeradius-section|user-agent: *freeradius)", re.IGNORECASE)
 YES = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -36,6 +38,7 @@ class Caller(asyncio.Protocol):
         self._data = b""
         self._busy = False
         self._transport: Any = None
+        self._behind: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""
@@ -43,6 +46,9 @@ class Caller(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer every whole request, in order."""
+        if self._behind is not None:
+            self._behind.write(data)
+            return
         self._data += data
         while self._data and not self._busy:
             end = self._data.find(b"\r\n\r\n")
@@ -54,15 +60,42 @@ class Caller(asyncio.Protocol):
                 return
             request, self._data = self._data[:size], self._data[size:]
             line = request[: request.index(b"\r\n")]
+            if UPGRADE.search(request, 0, end):
+                self._busy = True
+                self._start(self._splice(request))
+                return
             kind = (line, COOKIE.search(request, 0, end) is not None)
             known = YES if FREERADIUS.search(request, 0, end) else self._core.known.get(kind)
             if known is not None:
                 self._transport.write(known)
                 continue
             self._busy = True
-            task = asyncio.get_running_loop().create_task(self._ask(kind, request))
-            self._core.tasks.add(task)
-            task.add_done_callback(self._core.tasks.discard)
+            self._start(self._ask(kind, request))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Closed; so is what it was passed on to."""
+        if self._behind is not None:
+            self._behind.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._core.tasks.add(task)
+        task.add_done_callback(self._core.tasks.discard)
+
+    async def _splice(self, request: bytes) -> None:
+        """The WebSocket: from now on the fake core's own connection."""
+        front = self._transport
+
+        class Back(asyncio.Protocol):
+            def data_received(self, data: bytes) -> None:
+                front.write(data)
+
+            def connection_lost(self, error: Exception | None) -> None:
+                front.close()
+
+        self._behind, _ = await asyncio.get_running_loop().create_connection(Back, *self._core.address)
+        self._behind.write(request + self._data)
+        self._data = b""
 
     async def _ask(self, kind: tuple[bytes, bool], request: bytes) -> None:
         answer = await asyncio.to_thread(self._core.ask, request)
@@ -78,7 +111,7 @@ class LearnedCore:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self.address = (parts.hostname or "127.0.0.1", parts.port or 80)
         self.known: dict[tuple[bytes, bool], bytes] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -87,7 +120,7 @@ class LearnedCore:
         head, _, body = request.partition(b"\r\n\r\n")
         first, *fields = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ", 2)
-        connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection(*self.address, timeout=TIMEOUT_S)
         try:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             for field in fields:
