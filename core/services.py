@@ -103,8 +103,7 @@ class Services:
         """Note the time of a login."""
         now = self.now()
         if user.last_login is None or now - user.last_login >= LAST_LOGIN_GRAIN_S:
-            user.last_login = now
-            self.database.save(user)
+            self.database.note_login(user, now)
 
     def end_other_sessions(self, user: models.User, *, keep: str) -> None:
         """End all sessions of a user but ``keep``; outposts are told of each."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import hmac
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jwt
 import msgspec
 
+from core import signed
 from core.database import Database
 from core.models import Session, User
+from core.random_text import random_text
 
 SESSION_COOKIE = "authentik_session"
 CSRF_COOKIE = "authentik_csrf"
@@ -53,7 +53,7 @@ def session_id(key: str) -> str:
 
 def new_key() -> str:
     """A fresh random session key."""
-    return "".join(secrets.choice(KEY_ALPHABET) for _ in range(KEY_LENGTH))
+    return random_text(KEY_ALPHABET, KEY_LENGTH)
 
 
 @dataclass
@@ -87,6 +87,7 @@ class SessionHandle:
         self._store = store
         self._record = record
         self._key = key
+        self._pk = ""  # of the key, once it was asked for
         self.user = user
         self.data: dict[str, Any] = {}
         self.modified = False
@@ -100,13 +101,16 @@ class SessionHandle:
     def key(self) -> str:
         """The session key; made on first use."""
         if self._key is None:
-            self._key = new_key()
+            self._key, self._pk = new_key(), ""
         return self._key
 
     @property
     def pk(self) -> str:
         """The session id, which is the row's primary key."""
-        return session_id(self.key)
+        key = self.key
+        if not self._pk:
+            self._pk = session_id(key)
+        return self._pk
 
     @property
     def authenticated(self) -> bool:
@@ -205,11 +209,8 @@ class SessionStore:
             return SessionHandle(self, None, None, None)
         empty = SessionHandle(self, None, None, None)
         empty.had_cookie = True
-        try:
-            claims = jwt.decode(text, self._secret, algorithms=["HS256"], issuer=ISSUER, options={"verify_aud": False})
-            key = claims["sid"]
-        except (jwt.PyJWTError, KeyError):
-            return empty
+        claims = signed.read(text, self._secret)
+        key = claims.get("sid") if claims is not None and claims.get("iss") == ISSUER else None
         if not isinstance(key, str):
             return empty
         record = self._database.first(Session, pk=session_id(key))
@@ -217,7 +218,7 @@ class SessionStore:
             return empty
         user: User | None = None
         if record.user is not None:
-            user = self._database.first(User, pk=record.user)
+            user = self._database.user(record.user)
             if user is None or not user.is_active:
                 self._database.delete(record)
                 return empty
@@ -298,7 +299,7 @@ class SessionStore:
         timed = handle.authenticated and DURATION in handle.data and expires is not None
         return Cookie(
             SESSION_COOKIE,
-            jwt.encode(claims, self._secret, algorithm="HS256"),
+            signed.write(claims, self._secret),
             max(1.0, expires - now) if timed and expires is not None else None,
             http_only=True,
         )
@@ -306,15 +307,15 @@ class SessionStore:
     def device_token(self, user: User, life_s: float) -> str:
         """The signed content of the device cookie."""
         claims = {"sub": user.uid, "exp": self._clock() + life_s}
-        return jwt.encode(claims, self._device_secret, algorithm="HS256")
+        return signed.write(claims, self._device_secret)
 
     def device_uid(self, text: str) -> str | None:
         """The user's ``uid`` inside a device cookie, or ``None`` if it is not ours or too old."""
+        claims = signed.read(text, self._device_secret) if text else None
         try:
-            claims = jwt.decode(text, self._device_secret, algorithms=["HS256"], options={"verify_exp": False})
-            if float(claims["exp"]) <= self._clock():
+            if claims is None or float(claims["exp"]) <= self._clock():
                 return None
-        except (jwt.PyJWTError, KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             return None
         sub = claims.get("sub")
         return sub if isinstance(sub, str) else None

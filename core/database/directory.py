@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from core.database.store import UPDATED, Store
+from core.database.store import UPDATED, Change, Store
 from core.errors import ValidationFailed
 from core.models import (
     INTENT_API,
@@ -27,7 +27,9 @@ from core.models import (
     Token,
     User,
 )
+from core.random_text import random_text
 
+USERS_KEPT = 1024  # users whose rows are kept in memory; each takes about two kilobytes
 TOKEN_LENGTH = 60  # characters of 62: 357 bits
 TOKEN_LIFE_S = 24 * 3600.0  # one day: what a token gets that is expiring and names no time
 TOKEN_ALPHABET = string.ascii_letters + string.digits
@@ -47,7 +49,7 @@ _ROLES_OF_USER = """
 
 def new_token_key() -> str:
     """A fresh random token key: ``TOKEN_LENGTH`` letters and digits."""
-    return "".join(secrets.choice(TOKEN_ALPHABET) for _ in range(TOKEN_LENGTH))
+    return random_text(TOKEN_ALPHABET, TOKEN_LENGTH)
 
 
 class DirectoryStore(Store):
@@ -80,6 +82,46 @@ class DirectoryStore(Store):
         return cached
 
     # --- users ------------------------------------------------------------------------------------------------------
+
+    def user(self, pk: Any) -> User | None:
+        """The user with this primary key, from memory if it was asked for lately; the record is the caller's own.
+
+        Nothing is taken from or put into memory inside a transaction, where rows may differ from what is committed.
+        """
+        with self._lock:
+            if self._depth:
+                return self.first(User, pk=pk)
+            kept = self._users.get(pk)
+            if kept is None:
+                kept = self.first(User, pk=pk)
+                if kept is None:
+                    return None
+                if len(self._users) >= USERS_KEPT:
+                    self._users.clear()
+                self._users[pk] = kept
+            return copy.deepcopy(kept)
+
+    @property
+    def _users(self) -> dict[Any, User]:
+        kept: dict[Any, User] | None = self.__dict__.get("_users_kept")
+        if kept is None:
+            kept = self.__dict__["_users_kept"] = {}
+            self.on_change(self._forget_users)
+        return kept
+
+    def _forget_users(self, change: Change) -> None:
+        """A user's row depends on the user, and on groups for superusers and memberships; roles hang on both."""
+        if change.model is User:
+            self._users.pop(change.pk, None)
+        elif change.model in (Group, Role):
+            self._users.clear()
+
+    def note_login(self, user: User, now: float) -> None:
+        """Store the time of a login and nothing else of the user."""
+        with self.transaction():
+            self.sql("UPDATE user SET last_login = ? WHERE pk = ?", (now, user.pk))
+            user.last_login = now
+            self.notify(user, UPDATED)
 
     def _complete(self, model: type[Any], records: list[Any]) -> None:
         if model is not User or not records:

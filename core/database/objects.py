@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from core.database.directory import DirectoryStore
+from core.database.store import Change
 from core.errors import ValidationFailed
 from core.models import (
     AUTHENTICATION_REQUIREMENTS,
@@ -258,13 +259,31 @@ class Database(DirectoryStore):
 
     # --- brands -----------------------------------------------------------------------------------------------------
 
+    def _brands(self) -> list[Brand]:
+        """All brands; every request asks, so they are kept until one changes. Read, never changed, by who gets one."""
+        with self._lock:
+            if self._depth:
+                return self.find(Brand)
+            kept: list[Brand] | None = self.__dict__.get("_brands_kept")
+            if kept is None:
+                if "_brands_watched" not in self.__dict__:
+                    self.__dict__["_brands_watched"] = True
+                    self.on_change(self._forget_brands)
+                kept = self.__dict__["_brands_kept"] = self.find(Brand)
+            return kept
+
+    def _forget_brands(self, change: Change) -> None:
+        # flows, applications and certificates that a brand names may go with a deletion that names no brand
+        if change.model in (Brand, Flow, Application, KeyPair):
+            self.__dict__.pop("_brands_kept", None)
+
     def brand_for(self, host: str) -> Brand:
         """The brand of a host name (a port is ignored): longest matching domain, else default, else an empty one."""
         name = host.casefold()
         name = name.rsplit("]", 1)[0].lstrip("[") if name.startswith("[") else name.split(":", 1)[0]
         default: Brand | None = None
         best: Brand | None = None
-        for brand in self.find(Brand):
+        for brand in self._brands():
             domain = brand.domain.casefold()
             if name == domain or name.endswith("." + domain):
                 if best is None or len(domain) > len(best.domain):

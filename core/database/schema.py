@@ -256,6 +256,7 @@ class Table(NamedTuple):
     many: dict[str, Many]
     order: str
     expires: bool
+    selected: str  # the columns as a SELECT names them
 
 
 _NOT_COLUMNS = {"directory", "is_superuser", "uid"}
@@ -273,15 +274,17 @@ def _table(
     many = many or {}
     skipped = set(many) | (_NOT_COLUMNS if model is models.User else set())
     fields = [field for field in dataclasses.fields(model) if field.name not in skipped]
+    columns = tuple(field.name for field in fields)
     return Table(
         name=name,
         key=key,
-        columns=tuple(field.name for field in fields),
+        columns=columns,
         json=frozenset(field.name for field in fields if str(field.type).startswith(("dict", "list"))),
         booleans=frozenset(field.name for field in fields if str(field.type) == "bool"),
         many=many,
         order=order,
         expires=expires,
+        selected=", ".join(f'"{column}"' for column in columns),
     )
 
 

@@ -193,7 +193,7 @@ class Store:
         table = TABLES[model]
         where, values = self._where(table, filters)
         order = table.order if order_by is None else _order(table, order_by)
-        columns = ", ".join(f'"{name}"' for name in table.columns)
+        columns = table.selected
         statement = f'SELECT {columns} FROM "{table.name}" WHERE {where} ORDER BY {order}'
         if limit is not None:
             if offset:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 
 from core import models
-from core.database import Database
+from core.database import DELETED, Change, Database
 from core.errors import PolicyFailed, ValidationFailed
 from core.policies.base import PolicyRequest, PolicyResult, PolicyServices, PolicyType
 from core.policies.environment import environment
@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 30.0  # for policies that run without a binding; the default of a binding
+_BOUND = (models.Policy, models.Group, models.User, models.Flow, models.StageBinding, models.Application)
 EXECUTION_EVENT = "policy_execution"
 
 
@@ -36,6 +37,8 @@ class PolicyEngine:
         self._types = types
         self._threads = threads or PolicyThreads()
         self._services = PolicyServices(database, self.make)
+        self._bindings: dict[str, list[models.PolicyBinding]] = {}
+        database.on_change(self._changed)
 
     def make(self, policy: models.Policy) -> PolicyType:
         """The behaviour of a stored policy.
@@ -63,7 +66,9 @@ class PolicyEngine:
         ``context`` is copied (shallow) for each policy. ``empty_result`` is the answer when nothing is bound. Never
         raises for what a policy does.
         """
-        bindings = self._database.bindings_of(target.pk)
+        bindings = self._bindings_of(target.pk)
+        if not bindings:
+            return PolicyResult(empty_result)
         results: list[bool] = []
         static = [binding for binding in bindings if binding.policy is None]
         mode = target.policy_engine_mode
@@ -122,6 +127,19 @@ class PolicyEngine:
     def close(self) -> None:
         """End the policy threads."""
         self._threads.close()
+
+    def _bindings_of(self, target_pk: str) -> list[models.PolicyBinding]:
+        """The enabled bindings of a target, kept until anything changes that they may hang on."""
+        known = self._bindings  # a change while reading puts another one in its place
+        kept = known.get(target_pk)
+        if kept is None:
+            kept = known[target_pk] = self._database.bindings_of(target_pk)
+        return kept
+
+    def _changed(self, change: Change) -> None:
+        # a deleted policy, group or user takes its bindings along without a word about them
+        if change.model is models.PolicyBinding or (change.kind == DELETED and change.model in _BOUND):
+            self._bindings = {}
 
     def _static(self, binding: models.PolicyBinding, user: models.User) -> bool:
         """Whether a group or user binding holds. A user without primary key never hits, negated or not."""

@@ -7,10 +7,9 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jwt
 import msgspec
 
-from core import durations, models, otp
+from core import durations, models, otp, signed
 from core.errors import Busy
 from core.mail import MailFailed, masked
 from core.stages import authenticator_duo, authenticator_email, authenticator_sms
@@ -255,21 +254,24 @@ class AuthenticatorValidateStage(ChallengeStage):
         if durations.seconds(self.options.last_auth_threshold) <= 0:
             return False
         cookie = self.run.request.cookies.get(MFA_COOKIE, "")
+        claims = signed.read(cookie, self._secret())
         try:
-            claims = jwt.decode(
-                cookie, self._secret(), algorithms=["HS256"], options={"require": ["exp"], "verify_exp": False}
-            )
-            live = float(claims["exp"]) > self.run.services.now()
-        except (jwt.PyJWTError, KeyError, TypeError, ValueError):
+            live = claims is not None and float(claims["exp"]) > self.run.services.now()
+        except (KeyError, TypeError, ValueError):
             return False
-        return live and claims.get("stage") == self.stage.pk and claims.get("device") in {_uid(d) for d in devices}
+        return (
+            claims is not None
+            and live
+            and claims.get("stage") == self.stage.pk
+            and claims.get("device") in {_uid(d) for d in devices}
+        )
 
     def _remember(self, device: models.Device) -> None:
         threshold_s = durations.seconds(self.options.last_auth_threshold)
         if threshold_s <= 0:
             return
         claims = {"device": _uid(device), "stage": self.stage.pk, "exp": self.run.services.now() + threshold_s}
-        cookie = jwt.encode(claims, self._secret(), algorithm="HS256")
+        cookie = signed.write(claims, self._secret())
         self.run.session.set_cookie(MFA_COOKIE, cookie, max_age_s=threshold_s, http_only=True)
 
 

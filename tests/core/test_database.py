@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -494,3 +495,58 @@ def test_a_page_of_users_costs_a_fixed_number_of_statements() -> None:
         database.get_many(Group, {pk for user in users for pk in user.group_pks})
         counts.append(len(seen))
     assert counts[0] == counts[1] <= 8
+
+
+def test_users_are_kept_until_something_changes() -> None:
+    """What is kept never outlives a change of the user or of a group; what one caller does no other sees."""
+    database = Database(":memory:")
+    group = database.save(Group(name="roots"))
+    pk = database.save(User(username="jane", attributes={"a": [1]}, group_pks=[group.pk])).pk
+
+    def user() -> User:
+        found = database.user(pk)
+        assert found is not None
+        return found
+
+    first = user()
+    first.attributes["a"].append(2)
+    first.group_pks.clear()
+    first.backend = "x"  # type: ignore[attr-defined]
+    assert (user().attributes, user().group_pks, hasattr(user(), "backend")) == ({"a": [1]}, [group.pk], False)
+    group.is_superuser = True
+    database.save(group)
+    assert user().is_superuser
+    changed = database.get(User, pk)
+    changed.is_active = False
+    with database.transaction():
+        database.save(changed)
+        assert not user().is_active
+    assert not user().is_active
+    changed.is_active = True
+    with contextlib.suppress(ZeroDivisionError), database.transaction():
+        database.save(changed)
+        assert user().is_active
+        raise ZeroDivisionError
+    assert not user().is_active
+    database.note_login(user(), 5.0)
+    assert user().last_login == 5.0
+    database.delete(group)
+    assert (user().is_superuser, user().group_pks) == (False, [])
+    database.delete(user())
+    assert database.user(pk) is None
+
+
+def test_brands_are_kept_until_something_changes() -> None:
+    """A saved, deleted or rolled back brand shows at once, and so does a deleted flow that it named."""
+    database = Database(":memory:")
+    assert database.brand_for("x.test").domain == "fallback"
+    flow = database.save(Flow(name="f", slug="f", title="f", designation="authentication"))
+    brand = database.save(Brand(domain="x.test", flow_authentication=flow.pk))
+    assert database.brand_for("a.x.test").flow_authentication == flow.pk
+    database.delete(flow)
+    assert database.brand_for("x.test").flow_authentication is None
+    with contextlib.suppress(ZeroDivisionError), database.transaction():
+        database.delete(brand)
+        assert database.brand_for("x.test").domain == "fallback"
+        raise ZeroDivisionError
+    assert database.brand_for("x.test").domain == "x.test"

@@ -381,3 +381,27 @@ def test_names_become_identifiers() -> None:
 def test_helpers(call: str, expected: object) -> None:
     """Helpers that need neither request nor storage."""
     assert evaluate(f"return {call}", "p", HELPERS) == expected
+
+
+async def test_bindings_are_read_again_after_every_change() -> None:
+    """Saved, switched off, deleted, or gone with its policy or group: the next evaluation knows."""
+    setup = Setup()
+    assert (await setup.judge()).passing
+    setup.expression("return False", name="no")
+    assert not (await setup.judge()).passing
+    (binding,) = setup.database.find(PolicyBinding)
+    binding.enabled = False
+    setup.database.save(binding)
+    assert (await setup.judge()).passing
+    binding.enabled = True
+    setup.database.save(binding)
+    assert not (await setup.judge()).passing
+    policy = setup.database.first(Policy, name="no")
+    assert policy is not None
+    setup.database.delete(policy)
+    assert (await setup.judge()).passing
+    group = setup.database.save(Group(name="g"))
+    setup.bind(group=group.pk)
+    assert not (await setup.judge()).passing
+    setup.database.delete(group)
+    assert (await setup.judge()).passing

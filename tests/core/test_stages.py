@@ -21,9 +21,10 @@ from tests.core.services import MailServer, _serving, mail_server
 from tests.core.test_flows import TYPES, Builder
 
 DENIED, END = "ak-stage-access-denied", "xak-flow-redirect"
-for _kind in ("prompt", "consent", "redirect", "email", "invitation", "captcha"):
+for _kind in ("prompt", "consent", "redirect", "invitation", "captcha"):
     TYPES[_kind] = f"authentik_stages_{_kind}.{_kind}stage"
 TYPES |= {
+    "mail": "authentik_stages_email.emailstage",
     "write": "authentik_stages_user_write.userwritestage",
     "delete": "authentik_stages_user_delete.userdeletestage",
 }
@@ -509,7 +510,7 @@ def recovery(running: Core, server: MailServer, **options: Any) -> tuple[Builder
     flow = build.flow("recover", designation="recovery")
     build.stage(flow, "identification", 1, {"user_fields": ["username"]})
     values = {"host": "127.0.0.1", "port": server.port, "from_address": "core@example.test"} | options
-    build.stage(flow, "email", 2, values)
+    build.stage(flow, "mail", 2, values)
     build.stage(flow, "dummy", 3)
     return build, flow
 
@@ -751,8 +752,8 @@ async def test_captcha_in_identification() -> None:
         ("consent", {"consent_expire_in": "later"}, "consent_expire_in"),
         ("redirect", {"mode": "static"}, "target_static"),
         ("redirect", {"mode": "flow"}, "target_flow"),
-        ("email", {"recovery_max_attempts": 0}, "recovery_max_attempts"),
-        ("email", {"template": "../secrets.html"}, "template"),
+        ("mail", {"recovery_max_attempts": 0}, "recovery_max_attempts"),
+        ("mail", {"template": "../secrets.html"}, "template"),
         ("captcha", {"public_key": "x", "private_key": "y", "api_url": "file:///etc/passwd"}, "api_url"),
         ("write", {"user_type": "robot"}, "user_type"),
         ("invitation", {"unknown": 1}, "unknown"),
