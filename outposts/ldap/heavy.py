@@ -18,7 +18,8 @@ from pyroaring import BitMap
 from outposts.ldap import remembered
 from outposts.ldap.candidates import BIT_RULES, NARROW, is_costly
 from outposts.ldap.directory import Snapshot
-from outposts.ldap.evaluation import bit_steps, cheap_first, evaluate, substring_parts
+from outposts.ldap.evaluation import cheap_first, evaluate, substring_parts
+from outposts.ldap.extensible import bit_steps
 from outposts.ldap.filters import And, Equality, Extensible, Filter, Not, Or, Present, Substrings
 from outposts.ldap.remembered import Item
 from outposts.ldap.rfc import MatchingRule

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from outposts.ldap import filters
 from outposts.ldap.ber import ProtocolError, encode_octets, expect, header, integer, octets, tlv
 from outposts.ldap.dn import fold, prepare
-from outposts.ldap.evaluation import RULES, prepare_part
+from outposts.ldap.evaluation import prepare_part
+from outposts.ldap.extensible import RULES
 from outposts.ldap.filters import (
     Approx,
     Equality,

@@ -23,7 +23,7 @@ from pyroaring import BitMap
 from outposts.ldap.ber import ProtocolError, boolean, encode_enumerated, expect, octets, sequence, skip_rest, tlv
 from outposts.ldap.directory import KIND_SHIFT, OPERATIONAL, RDN, SLOT_MASK, Snapshot
 from outposts.ldap.entries import Kind
-from outposts.ldap.evaluation import RULES
+from outposts.ldap.extensible import RULES
 from outposts.ldap.filters import attribute_description
 from outposts.ldap.rfc import SEQUENCE, ResultCode
 from outposts.ldap.syntaxes import SYNTAXES

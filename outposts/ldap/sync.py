@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from hashlib import blake2b
 from typing import Final
 
@@ -36,6 +35,7 @@ from outposts.ldap.rfc import CONTROLS as CONTROLS_TAG
 from outposts.ldap.rfc import SEQUENCE, ControlOid, Extension, MatchingRule, ResultCode, Tag
 from outposts.ldap.schema import Schema
 from outposts.ldap.search import Selection, Viewer, encode_entries, selection, wanted_names
+from outposts.ldap.stages import TRANSITIONS, Event, Stage
 from outposts.ldap.sync_wire import (
     ChangeType,
     EntryChange,
@@ -57,35 +57,6 @@ CONTROLS: Final = (ControlOid.SYNC_REQUEST, ControlOid.PERSISTENT_SEARCH)
 """Values of supportedControl where a directory can be followed, and nowhere else."""
 UUIDS_PER_MESSAGE: Final = 1000  # 18 KB; OpenLDAP sends fewer, but receives any number
 COUNTS = frozenset({"numsubordinates", "hassubordinates"})
-
-
-class Stage(Enum):
-    """Where a follower stands (RFC 4533 §3.3, §3.4)."""
-
-    REFRESH = "refresh"
-    PERSIST = "persist"
-    ENDED = "ended"
-
-
-class Event(Enum):
-    """What moves a follower from stage to stage."""
-
-    REFRESHED = "refresh complete, the client goes"
-    REFRESHED_AND_STAYS = "refresh complete, the client stays"
-    CUT = "a limit was reached"
-    LOST = "the changes since the last message are not known any more"
-    CLOSED = "abandoned, canceled, connection or directory gone"
-
-
-TRANSITIONS: Final[Mapping[tuple[Stage, Event], Stage]] = {
-    (Stage.REFRESH, Event.REFRESHED): Stage.ENDED,
-    (Stage.REFRESH, Event.REFRESHED_AND_STAYS): Stage.PERSIST,
-    (Stage.REFRESH, Event.CUT): Stage.ENDED,
-    (Stage.PERSIST, Event.CUT): Stage.ENDED,
-    (Stage.PERSIST, Event.LOST): Stage.ENDED,
-    **{(stage, Event.CLOSED): Stage.ENDED for stage in Stage},
-}
-"""A pair that is not listed changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,15 +19,8 @@ from outposts.ldap.feeds import CookieSealer, Feed, Feeds
 from outposts.ldap.messages import Control, Result, SearchEntry, SearchRequest
 from outposts.ldap.rfc import ControlOid, ResultCode, Tag
 from outposts.ldap.search import Viewer
-from outposts.ldap.sync import (
-    TRANSITIONS,
-    Event,
-    Follower,
-    Question,
-    Stage,
-    names_any,
-    reaches_far,
-)
+from outposts.ldap.stages import TRANSITIONS, Event, Stage
+from outposts.ldap.sync import Follower, Question, names_any, reaches_far
 from outposts.ldap.sync_wire import (
     ChangeType,
     PersistentSearch,
