@@ -200,6 +200,16 @@ PLAIN_VARIABLES: Mapping[str, str] = {
 EMBEDDED_CORE: Mapping[str, str] = {
     "OUTPOSTS_CORE__LISTEN": "Addresses to listen on; default `127.0.0.1:9080,[::1]:9080`.",
     "OUTPOSTS_CORE__PUBLIC_URL": "Base URL for browsers; default: as the request says.",
+    "OUTPOSTS_CORE__CLIENT_CERTIFICATE_HEADER": "Header with a TLS client's certificate that the trusted proxy sets on "
+    "every request; default: none.",
+    "AUTHENTIK_EMAIL__HOST": "Mail server; default: none, only stages with a mail server of their own send mails.",
+    "AUTHENTIK_EMAIL__PORT": "Port of the mail server; default 25.",
+    "AUTHENTIK_EMAIL__USERNAME": "User name at the mail server; default: none.",
+    "AUTHENTIK_EMAIL__PASSWORD": "Password at the mail server. Also with `_FILE`.",
+    "AUTHENTIK_EMAIL__USE_TLS": "STARTTLS before anything else; default `false`.",
+    "AUTHENTIK_EMAIL__USE_SSL": "TLS from the first byte on; default `false`.",
+    "AUTHENTIK_EMAIL__TIMEOUT": "Seconds for one connection to the mail server; default 10.",
+    "AUTHENTIK_EMAIL__FROM": "Sender of mails; default `authentik@localhost`.",
     "AUTHENTIK_BOOTSTRAP_PASSWORD": "Password of `akadmin`, set at the first start. Also with `_FILE`.",
     "AUTHENTIK_BOOTSTRAP_TOKEN": "API token of `akadmin`, set at the first start. Also with `_FILE`.",
     "AUTHENTIK_BOOTSTRAP_EMAIL": "E-mail address of `akadmin`, set at the first start.",

@@ -6,6 +6,7 @@ The defaults do what the core's own RADIUS outpost does, except where that would
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from common import setting_values as values
 from common.setting_values import ExtraSetting, Kind
@@ -56,7 +57,19 @@ def _vlans(value: object) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-VLANS = Kind("VLANs", "comma list of GROUP=VLAN such as staff=20, guests=30 (or an object below a provider)", _vlans)
+def _is_group_to_vlan(value: Mapping[Any, object]) -> bool:
+    """``{staff: 20}``; what is keyed by provider name has objects or texts with ``=`` in it."""
+    return bool(value) and all(
+        type(vlan) is int or (isinstance(vlan, str) and vlan.strip() and "=" not in vlan) for vlan in value.values()
+    )
+
+
+VLANS = Kind(
+    "VLANs",
+    "comma list of GROUP=VLAN such as staff=20, guests=30, or an object {staff: 20, guests: 30}",
+    _vlans,
+    is_object=_is_group_to_vlan,
+)
 
 
 def _row(name: str, kind: Kind, default: object, unit: str, help: str) -> ExtraSetting:
@@ -220,7 +233,8 @@ ROWS: tuple[ExtraSetting, ...] = (
         VLANS,
         (),
         "",
-        "VLAN of users by their group on the core; the first group that fits counts.",
+        "VLAN of users by their group on the core; the first group that fits counts. A core may change the order of an "
+        "object (PostgreSQL does): write a list where it matters.",
     ),
     # Accounting and changes of authorization
     _row("accounting", values.BOOLEAN, False, "", "Take accounting (RFC 2866), also on `OUTPOSTS_LISTEN__ACCOUNTING`."),

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 from urllib.parse import urlsplit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -62,12 +62,16 @@ class CoreAddress(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """How one sort of value is read. ``accepted`` completes "accepted: …" in an error and in the documentation."""
+    """How one sort of value is read. ``accepted`` completes "accepted: …" in an error and in the documentation.
+
+    ``is_object`` tells an object that is itself a value from one that is keyed by provider name.
+    """
 
     name: str
     accepted: str
     parse: Callable[[object], Any]
     listed: bool = False
+    is_object: Callable[[Mapping[Any, object]], bool] = lambda _: False
 
 
 @dataclass(frozen=True)
@@ -202,12 +206,17 @@ def network(value: object) -> Network:
     return ipaddress.ip_network(_text(value).strip(), strict=False)
 
 
-def by_provider(value: object, provider_name: str) -> tuple[bool, object]:
+def is_keyed(value: object, kind: Kind) -> TypeGuard[Mapping[Any, object]]:
+    """Whether this is an object keyed by provider name, and not a value."""
+    return isinstance(value, Mapping) and not kind.is_object(value)
+
+
+def by_provider(kind: Kind, value: object, provider_name: str) -> tuple[bool, object]:
     """Pick a provider's value out of an object keyed by provider name; ``*`` is for the rest.
 
     Returns whether there is one. A plain value holds for every provider.
     """
-    if not isinstance(value, Mapping):
+    if not is_keyed(value, kind):
         return True, value
     if provider_name in value:
         return True, value[provider_name]

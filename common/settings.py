@@ -116,7 +116,7 @@ class Settings:
             sources.append((outpost_config[row.key], "outpost config"))
         sources += [(value, "operator") for value in self.extras.get((type, name), ())]
         for value, origin in sources:
-            found, chosen = values.by_provider(value, provider_name)
+            found, chosen = values.by_provider(row.kind, value, provider_name)
             if not found or chosen is None:
                 continue
             try:
@@ -277,7 +277,7 @@ class _Reader:
         if in_file not in (None, ""):
             found.append(in_file if isinstance(in_file, Mapping) else self._resolve(in_file, row.kind))
         for value in found:
-            for single in value.values() if isinstance(value, Mapping) else [value]:
+            for single in value.values() if values.is_keyed(value, row.kind) else [value]:
                 if single is not None:
                     self._parse(row.variable, row.kind, single, show=True)
         return tuple(found)

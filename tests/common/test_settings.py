@@ -337,6 +337,23 @@ def test_extra_by_provider_name() -> None:
     assert [found.extra("ldap", "strict", config, name) for name in ("a", "b")] == [True, True]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "staff=20, guests=30",
+        {"staff": 20, "guests": "30"},
+        {"office": {"staff": 20, "guests": 30}, "home": "staff=9"},
+        {"office": "staff=20, guests=30", "*": ""},
+    ],
+)
+def test_vlans_for_all_providers_or_by_provider(value: Any) -> None:
+    """An object of groups is a value; one of texts with ``=``, or of objects, is keyed by provider name."""
+    wanted = (("staff", "20"), ("guests", "30"))
+    assert load().extra("radius", "vlan_by_group", {"x_radius_vlan_by_group": value}, "office") == wanted
+    text = value if isinstance(value, str) else json.dumps(value)
+    assert load({"OUTPOSTS_RADIUS__VLAN_BY_GROUP": text}).extra("radius", "vlan_by_group", {}, "office") == wanted
+
+
 @pytest.mark.parametrize("value", ["perhaps", [], 3.5, {"*": "perhaps"}, {"*": {}}, {"*": []}])
 def test_bad_value_from_the_core_is_passed_over(value: Any) -> None:
     """Logged without its value, and the next source is used: a daemon does not stop for it."""
