@@ -13,6 +13,7 @@ import ctypes
 import datetime
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -27,12 +28,25 @@ from pathlib import Path
 from types import FrameType
 
 from common import tls
+from outposts.radius import wire
+from outposts.radius.rfc import AUTHENTICATOR_SIZE, MAX_PACKET, Code
 
 BASE_DN = "DC=ldap,DC=goauthentik,DC=io"
 BOB_TOTP_SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # noqa: S105 - public demo data, printed on purpose
 RADIUS_SECRET = "demo-secret"  # noqa: S105 - public demo data
 MORE_USERS = 50
-DEFAULT_PORTS = {"core": 9080, "ldap": 3389, "ldaps": 6636, "ldap metrics": 9300}
+DEFAULT_PORTS = {
+    "core": 9080,
+    "ldap": 3389,
+    "ldaps": 6636,
+    "ldap metrics": 9300,
+    "radius": 1812,
+    "radius metrics": 9301,
+}
+DATAGRAMS = {"radius"}  # listeners of UDP; all others are TCP
+LOOPBACK, EVERYBODY = "127.0.0.0/8, ::1/128", "0.0.0.0/0, ::/0"  # whose RADIUS requests are answered
+CERTIFICATE_RENEWED_S = 7 * 86400.0  # kept data gets a new certificate when the old one is valid for less than a week
+ANSWER_TIMEOUT_S = 2.0  # for one answer of a daemon on this machine, before it is asked again
 
 START_TIMEOUT_S = 60.0  # a slow machine hashes the demo passwords in a few seconds; a minute means something hangs
 STOP_TIMEOUT_S = 15.0  # daemons drain for up to 10 s
@@ -117,8 +131,11 @@ class Demo:
             print(f"warning: listening on {self.public} with passwords that everybody can read in the documentation")
         (self.folder / "logs").mkdir(exist_ok=True)
         blueprint = self.folder / "demo.yaml"
-        blueprint.write_text(blueprint_text(self.core_url))
-        blueprint.chmod(0o600)
+        radius_certificate = self._radius_certificate()
+        blueprint.touch(mode=0o600)
+        blueprint.write_text(
+            blueprint_text(self.core_url, radius_certificate, EVERYBODY if self.public else LOOPBACK),
+        )
 
         with _step("embedded core"):
             data = self.folder / "core"
@@ -147,6 +164,21 @@ class Demo:
                 },
             )
             self._await("ldap", lambda: self._get("ldap metrics", "/readyz"))
+        with _step("RADIUS"):
+            token = self._token("demo-radius")
+            self._eapol_file().write_text(eapol_text(self._radius_files()[0]))
+            self._spawn(
+                "radius",
+                ["radius"],
+                {
+                    "AUTHENTIK_HOST": self.core_url,
+                    "AUTHENTIK_TOKEN_FILE": str(token),
+                    "AUTHENTIK_LISTEN__RADIUS": self._listen("radius"),
+                    "AUTHENTIK_LISTEN__METRICS": self._listen("radius metrics"),
+                    "OUTPOSTS_STATE_DIR": str(self._subfolder("radius-state")),
+                },
+            )
+            self._await("radius", lambda: self._get("radius metrics", "/readyz") and self._radius_answers())
 
     @property
     def core_url(self) -> str:
@@ -160,6 +192,8 @@ class Demo:
         base = BASE_DN.lower()
         search = f"ldapsearch -x -LLL -H {ldap} -b {base} -D cn=search,ou=users,{base} -w search-demo-pw"
         code = f"{sys.executable} -c \"import pyotp; print(pyotp.TOTP('{BOB_TOTP_SECRET}').now())\""
+        radius, port = self._address(), self.ports["radius"]
+        radtest = f"radtest {{}} {bracketed(radius)}:{port} 0 {RADIUS_SECRET}"
         moved = "".join(f"\n  note: {line}" for line in self.moved)
         return f"""
 Outposts demo, {len(DEFAULT_PORTS)} listeners, data in {self.folder}{moved}
@@ -167,7 +201,9 @@ Outposts demo, {len(DEFAULT_PORTS)} listeners, data in {self.folder}{moved}
   core     {self.core_url}   akadmin / akadmin-demo-pw
   LDAP     {ldap}   base {BASE_DN}
   LDAPS    ldaps://{host}:{self.ports["ldaps"]}   (self-signed certificate)
-  metrics  http://{host}:{self.ports["ldap metrics"]}/metrics   health: /readyz
+  RADIUS   {bracketed(radius)}:{port} (UDP)   secret {RADIUS_SECRET}
+  metrics  http://{host}:{self.ports["ldap metrics"]}/metrics (LDAP), on {self.ports["radius metrics"]} (RADIUS)
+           health: /readyz beside them
 
 People
   search / search-demo-pw   may search the whole directory
@@ -175,12 +211,17 @@ People
   bob    / bob-demo-pw      has a TOTP device, secret {BOB_TOTP_SECRET}
   user01 … user{MORE_USERS:02d}           entries without a password
 
-Try it in another terminal
+Try it in another terminal (Debian: apt-get install ldap-utils freeradius-utils eapoltest)
   {search} '(cn=alice)'
   {search} '(memberOf=cn=staff,ou=groups,{base})' cn mail
 
-  bob's password is followed by ; and his code of now:
+  bob's password is followed by ; and his code of now (each code is good for one login):
   ldapwhoami -x -H {ldap} -D cn=bob,ou=users,{base} -w "bob-demo-pw;$({code})"
+
+  The same people over RADIUS, and as a Wi-Fi client (EAP-TTLS with PAP inside):
+  {radtest.format("alice alice-demo-pw")}
+  {radtest.format(f'bob "bob-demo-pw;$({code})"')}
+  eapol_test -c {shlex.quote(str(self._eapol_file()))} -a {radius} -p {port} -s {RADIUS_SECRET}
 
 Ctrl-C stops everything."""
 
@@ -257,21 +298,58 @@ Ctrl-C stops everything."""
         except (OSError, urllib.error.URLError, ValueError):
             return False
 
+    def _radius_answers(self) -> bool:
+        """Whether a Status-Server (RFC 5997) gets its Access-Accept: the daemon could decide a login now."""
+        address = self._address()
+        authenticator = os.urandom(AUTHENTICATOR_SIZE)
+        secret = RADIUS_SECRET.encode()
+        request = wire.encode_request(Code.STATUS_SERVER, 1, secret, (), authenticator=authenticator)
+        with socket.socket(_family(address), socket.SOCK_DGRAM) as asking:
+            asking.settimeout(ANSWER_TIMEOUT_S)
+            try:
+                asking.connect((address, self.ports["radius"]))
+                asking.send(request)
+                return wire.verify_reply(asking.recv(MAX_PACKET), authenticator, secret).code == Code.ACCESS_ACCEPT
+            except (OSError, wire.PacketError):
+                return False
+
+    def _radius_certificate(self) -> tls.CertificatePair:
+        """The certificate that EAP clients are told to trust; kept data keeps it, so that they go on trusting it."""
+        certificate, key = self._radius_files()
+        if certificate.exists() and key.exists():
+            pair = tls.CertificatePair("", "", certificate.read_text(), key.read_text())
+            with contextlib.suppress(tls.CertificateError):
+                if tls.expires_at(pair) > time.time() + CERTIFICATE_RENEWED_S:
+                    return pair
+        pair = tls.self_signed(datetime.datetime.now(datetime.UTC))
+        key.touch(mode=0o600)
+        key.write_text(pair.private_key_pem)
+        certificate.write_text(pair.certificate_pem)
+        return pair
+
+    def _radius_files(self) -> tuple[Path, Path]:
+        return self.folder / "radius-certificate.pem", self.folder / "radius-key.pem"
+
+    def _eapol_file(self) -> Path:
+        return self.folder / "eapol-ttls-pap.conf"
+
+    def _address(self) -> str:
+        """Where this machine reaches the daemons: the first listening address, loopback where that is all of them."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.addresses[0], self.addresses[0])
+
     def _url(self, port: str) -> str:
-        address = self.addresses[0]
-        if address in ("0.0.0.0", "::"):
-            address = "127.0.0.1" if address == "0.0.0.0" else "::1"
-        return f"http://{bracketed(address)}:{self.ports[port]}"
+        return f"http://{bracketed(self._address())}:{self.ports[port]}"
 
     def _listen(self, name: str) -> str:
         return ",".join(f"{bracketed(address)}:{self.ports[name]}" for address in self.addresses)
 
     def _usable_port(self, name: str, port: int) -> int:
-        if all(can_bind(address, port) for address in self.addresses):
+        kind = socket.SOCK_DGRAM if name in DATAGRAMS else socket.SOCK_STREAM
+        if all(can_bind(address, port, kind) for address in self.addresses):
             return port
-        for _ in range(20 if can_bind(self.addresses[0], 0) else 0):
-            free = free_port(self.addresses[0])
-            if free not in self.ports.values() and all(can_bind(address, free) for address in self.addresses):
+        for _ in range(20 if can_bind(self.addresses[0], 0, kind) else 0):
+            free = free_port(self.addresses[0], kind)
+            if free not in self.ports.values() and all(can_bind(address, free, kind) for address in self.addresses):
                 self.moved.append(f"port {port} ({name}) is in use, took {free}")
                 return free
         raise DemoError(
@@ -320,22 +398,25 @@ def loopback_addresses() -> list[str]:
     return [address for address in ("127.0.0.1", "::1") if can_bind(address, 0)]
 
 
-def can_bind(address: str, port: int) -> bool:
-    """Whether a TCP listener could be opened there now."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def can_bind(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
+    """Whether a listener could be opened there now; ``kind`` says whether of TCP or UDP."""
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket(_family(address), kind) as probe:
+            if kind == socket.SOCK_STREAM:  # for UDP it would take a port that somebody else has
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
     except OSError:
         return False
     return True
 
 
-def free_port(address: str) -> int:
+def free_port(address: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """A port that was free a moment ago."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(address), kind) as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
@@ -345,18 +426,35 @@ def bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def blueprint_text(core_url: str) -> str:
+def eapol_text(certificate: Path) -> str:
+    """A network for ``eapol_test``: alice by EAP-TTLS with PAP, to a server that has this certificate and no other."""
+    return f"""\
+network={{
+    key_mgmt=WPA-EAP
+    eap=TTLS
+    phase2="auth=PAP"
+    anonymous_identity="anonymous"
+    identity="alice"
+    password="alice-demo-pw"
+    ca_cert="{certificate}"
+}}
+"""
+
+
+def blueprint_text(core_url: str, radius: tls.CertificatePair | None = None, radius_clients: str = LOOPBACK) -> str:
     """The demo's objects as a version-1 blueprint: the template beside this file, filled in.
 
-    JSON strings are valid YAML, so values are put in as JSON.
+    ``radius`` is the certificate for EAP (``None``: a new one), ``radius_clients`` are the networks that may ask over
+    RADIUS. JSON strings are valid YAML, so values are put in as JSON.
     """
     template = (Path(__file__).parent / "demo.yaml").read_text()
-    radius = tls.self_signed(datetime.datetime.now(datetime.UTC))
+    radius = radius or tls.self_signed(datetime.datetime.now(datetime.UTC))
     users = "".join(_more_user(number) for number in range(1, MORE_USERS + 1))
     return (
         template.replace("@BASE_DN@", json.dumps(BASE_DN))
         .replace("@CORE_URL@", json.dumps(core_url))
         .replace("@BOB_TOTP_KEY@", json.dumps(base64.b32decode(BOB_TOTP_SECRET).hex()))
+        .replace("@RADIUS_CLIENTS@", json.dumps(radius_clients))
         .replace("@RADIUS_SECRET@", json.dumps(RADIUS_SECRET))
         .replace("@RADIUS_CERTIFICATE@", json.dumps(radius.certificate_pem))
         .replace("@RADIUS_KEY@", json.dumps(radius.private_key_pem))
