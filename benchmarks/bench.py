@@ -1,4 +1,4 @@
-"""``scripts/bench [ldap|radius] [--quick] [--users N] [--workers N]``: measure, print one table, write docs/benchmarks.md."""
+"""``scripts/bench [ldap|radius|core] …``: measure, print, write docs/benchmarks.md; ``--help`` tells the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import ldap_bench, radius_bench, scale
+from benchmarks import core_bench, ldap_bench, radius_bench, scale
 from benchmarks.measure import Plan, Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -100,10 +100,17 @@ def radius(quick: bool, workers: int) -> int:
     return 0
 
 
+def core(quick: bool) -> int:
+    """The embedded core alone."""
+    report = scale.Report()
+    core_bench.run(report, quick=quick)
+    return 0 if quick else section("core", "Embedded core", report, core_bench.FACTS)
+
+
 def main(arguments: list[str]) -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="ldap", choices=["ldap", "radius"])
+    parser.add_argument("what", nargs="?", default="ldap", choices=["ldap", "radius", "core"])
     parser.add_argument("--quick", action="store_true", help="fewer users, one short round; docs stay as they are")
     parser.add_argument("--users", type=int, help="number of users (default 10,000)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of ours (default 1)")
@@ -114,6 +121,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--million", action="store_true", help="large directory: 1,000,000 users (the others: 100,000)")
     parser.add_argument("--sizes", action="store_true", help="searches with 10,000 users and with --users (100,000)")
     chosen = parser.parse_args(arguments)
+    if chosen.what == "core":
+        return core(chosen.quick)
     if chosen.what == "radius":
         return radius(chosen.quick, chosen.workers)
     if chosen.sizes:
