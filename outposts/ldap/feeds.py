@@ -79,6 +79,7 @@ class Feed:
         self.followers: set[Follower] = set()
         self.offered: Snapshot | None = None  # a newer one, being compared
         self.closed = False
+        self.idle: int | None = None  # snapshots since a search followed; None: none ever did
         self._identity: bytes | None = None
         self._contents: dict[tuple[bytes, int, bytes], BitMap] = {}
 
@@ -105,6 +106,13 @@ class Feed:
             if changes.after != before:
                 self.log.append(changes, len(newer))
         return list(self.followers) if self._identity != before else []
+
+    def skip_to(self, newer: Snapshot) -> None:
+        """Go on without knowing what changed: nobody is there, and nobody's cookie is young enough to ask."""
+        self.snapshot = newer
+        self._identity = None
+        self._contents.clear()
+        self.log.clear()
 
     def content(self, base: DN, scope: int, encoded: bytes, node: Filter) -> BitMap:
         """Entries of the current snapshot that a search chooses; remembered for others that ask the same."""
@@ -165,6 +173,13 @@ class Feeds:
             if feed.offered is not None:
                 feed.offered = snapshot  # whoever compares looks again when done
             elif feed.snapshot is not snapshot:
+                if feed.followers:
+                    feed.idle = 0
+                elif feed.idle is None or feed.idle >= self.keep:
+                    feed.skip_to(snapshot)  # to compare would take time, and keep the old directory in memory
+                    continue
+                else:
+                    feed.idle += 1
                 feed.offered = snapshot
                 waiting.append(feed)
         return waiting, orphans

@@ -100,6 +100,7 @@ class Follower:
         The client's size limit counts all entries sent; else the persist stage has no end of its own.
         """
         self.feed = feed
+        feed.idle = 0
         self.stage = Stage.REFRESH
         self.code: int = ResultCode.SUCCESS
         self.controls: tuple[Control, ...] = ()

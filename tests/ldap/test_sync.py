@@ -752,10 +752,32 @@ def test_a_feed_compares_once_while_more_comes() -> None:
     assert feeds.offer({1: first}) == ([], [])
     assert feeds.offer({1: first}) == ([], [])
     feed = feeds.of(1)
+    assert feed is not None
+    feed.idle = 0  # somebody followed
     assert feeds.offer({1: second}) == ([feed], [])
     assert feeds.offer({1: third}) == ([], [])
-    assert feed is not None
     assert feed.offered is third
+
+
+def test_nothing_is_compared_while_nobody_follows() -> None:
+    """Not before the first search that follows, and not when the last cookie is older than what is remembered."""
+    feeds = Feeds(KEY, keep=2)
+    snapshots = [build(changed(1, "alice", f"{number}@x.io")) for number in range(6)]
+    feeds.offer({1: snapshots[0]})
+    feed = feeds.of(1)
+    assert feed is not None
+    before = feed.identity
+    assert feeds.offer({1: snapshots[1]}) == ([], [])
+    assert feed.snapshot is snapshots[1]
+    assert feed.identity != before
+    feed.idle = 0
+    for snapshot in snapshots[2:4]:
+        assert feeds.offer({1: snapshot}) == ([feed], [])
+        feed.publish(snapshot, compare(feed.snapshot, snapshot))
+        feed.offered = None
+    assert feed.log.since(before) is None
+    assert feeds.offer({1: snapshots[4]}) == ([], [])
+    assert feed.snapshot is snapshots[4]
 
 
 @pytest.mark.parametrize(
