@@ -18,7 +18,7 @@ from outposts.proxy import rfc
 MAX_VALUES = 4  # cookies of one name that are looked at; a browser sends one for each path and domain that set it
 SESSION_VALUE = r"[A-Za-z0-9_-]{43}"
 LOGIN_VALUE = r"[A-Za-z0-9_.-]{1,64}"
-_BETWEEN = ("", ";", ",")  # what stands in front of a pair
+_BETWEEN = ("", ";")  # what stands in front of a pair
 _VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265 §4.1.1 cookie-octet
 _OWN = re.compile(
     rf"(?:__(?:Host|Secure)-)?{rfc.COOKIE_NAME}[0-9a-f]{{{rfc.COOKIE_NAME_DIGITS}}}(?:{rfc.LOGIN_COOKIE_SUFFIX})?"
@@ -68,7 +68,7 @@ class Reader:
     def __init__(self, name: str, value: str = SESSION_VALUE) -> None:
         self.name = name
         self._start = name + "="
-        self._match = re.compile(rf'("?)({value})\1[ \t]*(?=[;,]|$)').match
+        self._match = re.compile(rf'("?)({value})\1[ \t]*(?=;|$)').match
 
     def values(self, header: str | None) -> tuple[str, ...]:
         """Values of our shape, in order, without doubles; of at most ``MAX_VALUES`` cookies of this name."""

@@ -306,7 +306,7 @@ def decode(key: bytes, octets: bytes, options: IdentityOptions) -> Session:
         raise StoredError("too large")
     try:
         stored = _decoder.decode(octets)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError):
         raise StoredError("not a session") from None
     if stored.version != VERSION:
         raise StoredError("another version")
