@@ -14,7 +14,7 @@ import pytest
 from OpenSSL import SSL
 
 from common.outcomes import Credentials, Denied, Reason, Unavailable
-from outposts.radius import wire
+from outposts.radius import conversations, wire
 from outposts.radius.eap.session import EapSession, EapSettings
 from outposts.radius.providers import RadiusProvider
 from outposts.radius.rfc import VENDOR_MICROSOFT, Attribute, Code, MicrosoftAttribute
@@ -377,9 +377,14 @@ async def test_r57_conversations_that_are_never_finished() -> None:
     assert len(conversations.exchanges) == 0
 
 
-async def test_handshakes_run_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a handshake computes, others are answered."""
+@pytest.mark.parametrize("why", ["slow key", "enough done in this turn"])
+async def test_handshakes_run_beside_the_loop(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """While a handshake computes, others are answered: always with a slow key, else when this turn had its share."""
     where = house()
+    if why == "slow key":
+        monkeypatch.setattr(EapSession, "is_slow", True)
+    else:
+        monkeypatch.setattr(conversations, "INLINE_S", 0.0)
     release, began = threading.Event(), threading.Event()
     real = EapSession.receive
     loop_thread = threading.get_ident()
@@ -402,6 +407,21 @@ async def test_handshakes_run_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -
     release.set()
     await where.settle()
     assert len(where.line.replies) == 4
+
+
+async def test_a_quick_step_is_done_on_the_spot() -> None:
+    """A usual key's step is answered at once; what it took counts until the next turn of the loop."""
+    where = house()
+    peer = Peer("ttls", trust=eap_peer.SERVERS, inside=lambda m: None if m else pap(b"alice", b"wonderland"))
+    start = await where.ask(eap_request(HELLO))
+    offer = await where.ask(eap_request(response(eap_of(start)[1], NAK, bytes((TTLS,))), state_of(start)))
+    flight = await quickly(where, eap_request(peer.answer(eap_of(offer)), state_of(offer)))
+    assert flight.code == Code.ACCESS_CHALLENGE
+    ours = where.authenticator.conversations
+    assert 0 < ours._spent < 1
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ours._spent == 0
 
 
 async def quickly(where: House, octets: bytes) -> Packet:

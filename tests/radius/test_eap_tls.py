@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL, crypto
 
-from common.tls import CertificateError
+from common.tls import CertificateError, CertificatePair
 from outposts.radius.eap.contexts import ServerTls, TlsContexts, TlsOptions
 from outposts.radius.eap.session import EapSession, EapSettings
 from outposts.radius.eap.steps import Asked, CertificateLogin, Decide, Fail, Granted, Ignore, Refused, Send, Succeed
@@ -444,3 +446,25 @@ def test_contexts_are_made_once() -> None:
     contexts.keep([other])
     assert contexts.of(PAIR, TlsOptions(client_ca_pem=CLIENTS.pem)) is other
     assert contexts.of(PAIR) is not first
+
+
+@pytest.mark.parametrize(
+    ("key", "slow"),
+    [
+        (lambda: ec.generate_private_key(ec.SECP256R1()), False),
+        (lambda: rsa.generate_private_key(65537, 2048), False),
+        (lambda: rsa.generate_private_key(65537, 3072), True),
+    ],
+    ids=["P-256", "RSA-2048", "RSA-3072"],
+)
+def test_which_keys_are_slow(key: Callable[[], Any], slow: bool) -> None:
+    """Those whose signature takes milliseconds."""
+    made = key()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "radius.example")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, made.public_key(), 1, now, now + datetime.timedelta(days=1))
+    certificate = builder.sign(made, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pair = CertificatePair("pk", "", certificate, made.private_bytes(*form).decode())
+    assert ServerTls(pair).is_slow is slow
+    assert session(settings_for("tls", pair=pair)).is_slow is slow

@@ -136,8 +136,13 @@ class EapSession:
         """The last request's octets, to be repeated where a response was broken (RFC 3579 §2.2), b"" before."""
         return self._request
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether a step of this session's cryptography may take several milliseconds."""
+        return self._settings.tls is not None and self._settings.tls.is_slow
+
     def works_on(self, eap: bytes) -> bool:
-        """Whether ``receive`` of these octets would do cryptography, which belongs into a thread. Cheap."""
+        """Whether ``receive`` of these octets would do cryptography. Cheap."""
         method = self._method
         return (
             method is not None
