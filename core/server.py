@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import msgspec
 from aiohttp import web
@@ -28,7 +28,7 @@ from core.certificates import OUTPOST_HEADER
 from core.database import Change
 from core.errors import Busy, CorePartError, Forbidden, ValidationFailed
 from core.flows.executor import Executor, Reply, is_local, same_origin
-from core.flows.planner import FlowCatalogue
+from core.flows.planner import EmptyFlow, FlowCatalogue, FlowNotApplicable
 from core.http_request import FALLBACK_CLIENT_IP, HTTPRequest, parse_query
 from core.hub import Hub
 from core.services import Services
@@ -46,6 +46,7 @@ REQUEST_ID = "X-authentik-id"
 TOKEN_INVALID = "Token invalid/expired"  # noqa: S105 - a message
 METHOD_NOT_ALLOWED = "Method not allowed."
 DEFAULT_DESIGNATIONS = ("authentication", "invalidation")
+DEFAULT_AUTHENTICATION = "/flows/-/default/authentication/"
 DEFAULT_INVALIDATION = "/flows/-/default/invalidation/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_OUTPOST_TOKENS = 256  # outpost tokens whose outpost is remembered; an installation has a handful
@@ -83,6 +84,7 @@ class Server:
         router.add_get("/ws/outpost/{pk}/", self._websocket)
         router.add_get("/flows/-/cancel/", self._cancel_flow)
         router.add_get("/flows/-/default/{designation}/", self._default_flow)
+        router.add_get("/flows/-/configure/{pk}/", self._configure_stage)
         router.add_route("*", API + "/flows/executor/{slug}/", self._flow)
         by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -262,6 +264,27 @@ class Server:
             session.remove(PLAN)
         query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
         response = _redirect(f"/if/flow/{flow.slug}/{query}")
+        self._finish(response, facts, session, announce=False)
+        return response
+
+    async def _configure_stage(self, request: web.Request) -> web.StreamResponse:
+        """To the page by which who is logged in sets a stage up for himself: a device, a password (flows.md §3.9)."""
+        facts, session = self.facts(request)
+        if session.user is None:
+            response = _redirect(f"{DEFAULT_AUTHENTICATION}?{urlencode({'next': request.path})}")
+            self._finish(response, facts, session, announce=False)
+            return response
+        database = self._services.database
+        stage = database.first(models.Stage, pk=request.match_info["pk"])
+        pk = stage.options.get("configure_flow") if stage is not None else None
+        flow = database.first(models.Flow, pk=pk) if pk else None
+        if flow is None:
+            raise web.HTTPNotFound
+        try:
+            await self._executor.begin(flow, facts, session, {"pending_user": session.user})
+        except (FlowNotApplicable, EmptyFlow):
+            raise web.HTTPNotFound from None
+        response = _redirect(f"/if/flow/{flow.slug}/")
         self._finish(response, facts, session, announce=False)
         return response
 

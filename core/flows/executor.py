@@ -124,6 +124,18 @@ class Executor:
             # what the stage did to the context so far is kept only if it can be written
             return self._flow_error(request, error)
 
+    async def begin(
+        self, flow: models.Flow, request: HTTPRequest, session: SessionHandle, context: dict[str, Any]
+    ) -> None:
+        """Plan a flow with a context of the caller's, uncached, and make it the session's (§2.5).
+
+        :raises FlowNotApplicable: it may not start.
+        :raises EmptyFlow: there is no stage.
+        """
+        plan = await self._planner.plan(flow, request, context)
+        session.put(HISTORY, [])
+        session.put(PLAN, plan.to_data())
+
     def _run(self, flow: models.Flow, plan: Plan, request: HTTPRequest, session: SessionHandle) -> Run:
         return Run(flow, plan, request, session, self._services, self._stage_types, self._planner)
 

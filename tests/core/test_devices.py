@@ -622,3 +622,40 @@ def test_options(kind: str, options: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationFailed) as refused:
         STORABLE[TYPES[kind]].read_options(options)
     assert field in str(refused.value)
+
+
+async def test_setting_up_from_outside_a_flow() -> None:
+    """``/flows/-/configure/``: log in first, then the stage's flow with who is logged in; other stages: 404."""
+    async with core() as running:
+        stage = running.database.first(models.Stage, name="default-authenticator-totp-setup")
+        other = running.database.first(models.Stage, name="default-authentication-login")
+        assert stage is not None and other is not None
+        path = f"/flows/-/configure/{stage.pk}/"
+        reply = await running.client().request("GET", path)
+        assert (reply.status, reply.headers["Location"].partition("?")[0]) == (302, "/flows/-/default/authentication/")
+        assert parse_qs(urlsplit(reply.headers["Location"]).query) == {"next": [path]}
+        client, _ = await begun(running, "ldap-authentication-flow")
+        reply = await client.request("GET", path)
+        assert (reply.status, reply.headers["Location"]) == (302, "/if/flow/default-authenticator-totp-setup/")
+        shown = await client.flow("default-authenticator-totp-setup")
+        assert (shown.component, shown.json["pending_user"]) == ("ak-stage-authenticator-totp", "alice")
+        for pk in (other.pk, "00000000-0000-4000-8000-000000000000", "nonsense"):
+            assert (await client.request("GET", f"/flows/-/configure/{pk}/")).status == 404
+
+
+async def test_default_flows_for_passwords_and_codes() -> None:
+    """Those that come with the package: a new password twice, and codes that work once."""
+    async with core() as running:
+        client, _ = await begun(running, "ldap-authentication-flow")
+        headers = {"X-authentik-CSRF": client.jar["authentik_csrf"]}
+        assert (await client.flow("default-password-change")).component == "ak-stage-prompt"
+        answer = {"password": "new one", "password_repeat": "another"}
+        reply = await client.flow("default-password-change", answer, headers=headers)
+        assert error_of(reply) == ("non_field_errors", "invalid")
+        answer["password_repeat"] = "new one"
+        assert (await client.walk("default-password-change", answer, headers=headers)).component == PASSED
+        assert (await running.client().login("alice", "new one")).component == PASSED
+        assert (await running.client().flow("default-password-change")).component == DENIED
+        assert len((await client.flow("default-authenticator-static-setup")).json["codes"]) == 6
+        assert (await client.walk("default-authenticator-static-setup", {}, headers=headers)).component == PASSED
+        assert running.database.exists(models.StaticDevice, user=running.user("alice").pk)
