@@ -10,7 +10,11 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from common import errors, metrics
+from common.setting_rows import EXTRAS
 from outposts import docs
+from outposts.ldap import controls
+from outposts.ldap.directory import OPERATIONAL
+from outposts.ldap.entries import EXTRA_ATTRIBUTES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,3 +68,16 @@ def test_package_docstrings_are_the_map() -> None:
     for path in ROOT.glob("*/__init__.py"):
         if path.parent.name in ("common", "outposts", "core"):
             assert path.read_text().startswith('"""'), path
+
+
+def test_the_ldap_page_is_complete() -> None:
+    """Every setting, control and extended operation of LDAP, and every attribute that it makes."""
+    page = (ROOT / "docs" / "ldap.md").read_text()
+    settings = [row.name for row in EXTRAS if row.type == "ldap"]
+    assert len(settings) > 40
+    assert [name for name in settings if f"`{name}`" not in page] == []
+    assert [row.oid for row in controls.ROWS if row.oid not in page] == []
+    for operation in ("StartTLS", "Who am I", "cancel", "password modify", "compare", "abandon", "unbind"):
+        assert operation in page
+    for name in (*EXTRA_ATTRIBUTES, *OPERATIONAL.values(), "memberOf", "ak-active", "pwdChangedTime"):
+        assert name in page, name
