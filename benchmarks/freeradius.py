@@ -102,7 +102,7 @@ thread pool {{
     max_requests_per_server = 0
 }}
 client here {{
-    ipaddr = 127.0.0.1
+    ipaddr = 127.0.0.0/8
     secret = {secret}
 }}
 modules {{
