@@ -87,9 +87,14 @@ def sizes(users: int) -> int:
 
 
 def radius(quick: bool, workers: int) -> int:
-    """RADIUS beside FreeRADIUS; a section of the page for one process, and one for several workers."""
+    """RADIUS beside FreeRADIUS: a section of the page for one process, and one for several workers."""
     plan = replace(radius_bench.QUICK if quick else radius_bench.Plan(), workers=workers)
-    rows, facts = radius_bench.run(plan, lambda text: print(text, file=sys.stderr, flush=True))
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    rows, facts = radius_bench.run(plan, say)
+    rows += radius_bench.handshakes(replace(plan, rsa=True), say)
     facts.insert(0, machine())
     shown = table(rows, "FreeRADIUS") + "\n\n" + "\n".join(f"- {fact}" for fact in facts)
     print(f"\n{shown}")

@@ -299,7 +299,7 @@ class Bench:
     def handshakes(self) -> None:
         """Processor time of a whole handshake, and how long others wait meanwhile."""
         for method in ("ttls", "tls"):
-            title = {"ttls": "EAP-TTLS/PAP", "tls": "EAP-TLS"}[method]
+            title = {"ttls": "EAP-TTLS/PAP", "tls": "EAP-TLS"}[method] + (", RSA-2048" if self.plan.rsa else ", P-256")
             self.say(f"measuring {title} handshakes …")
             file = self._supplicant(method)
             spent: list[list[float]] = [[], []]
@@ -337,7 +337,7 @@ class Bench:
                 thread.join()
         self.rows.append(
             Row(
-                "Status-Server while four clients do handshakes, ms",
+                f"Status-Server while four clients do handshakes{', RSA-2048' if self.plan.rsa else ', P-256'}, ms",
                 ", ".join(f"{name} {result[f'{name}_us'] / 1000:.2f}" for name in ("p50", "p99", "max")),
                 "", 0.0,
             )
@@ -374,6 +374,14 @@ class Bench:
         )  # fmt: skip
 
 
+def handshakes(plan: Plan, say: Callable[[str], None]) -> list[Row]:
+    """The handshakes alone, to be had with another key too."""
+    with ExitStack() as stack:
+        bench = Bench(plan, say, stack)
+        bench.handshakes()
+        return bench.rows
+
+
 def run(plan: Plan, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
     """Do all measurements. Returns the table's rows and facts worth printing beside them."""
     for name in ("radclient", "eapol_test"):
@@ -388,8 +396,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
         processes = "one process" if plan.workers == 1 else f"a supervisor and {plan.workers} workers"
         facts = [
             f"{plan.sockets} sockets with one request each; {plan.rounds} alternating rounds of {plan.seconds:g} s, "
-            f"medians; handshakes: {plan.handshakes} one after another in each round, TLS 1.2, "
-            f"{'RSA with 2,048 bits' if plan.rsa else 'ECDSA with P-256'}",
+            f"medians; handshakes: {plan.handshakes} one after another in each round, TLS 1.2",
             f"FreeRADIUS {freeradius.version()}, its thread pool; ours {processes}; both without a line per request",
             "a login is three calls to the core: answer, result, access check; rlm_rest makes the same three",
             "our limits for this run: " + ", ".join(f"{name}={value}" for name, value in RAISED.items()),
