@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import peer_programs
+from tests.peers import wifi as wifis
 from tests.peers.office import Office, opened
 from tests.peers.suite import Suite, running
 
@@ -29,4 +31,12 @@ def suite() -> Iterator[Suite]:
 def office() -> Iterator[Office]:
     """Core and LDAP daemon as configured programs meet them: more people, a certificate that can be checked."""
     with opened() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def wifi() -> Iterator[wifis.Wifi]:
+    """Core and RADIUS daemon as 802.1X meets them."""
+    peer_programs.program("eapol_test")
+    with wifis.opened() as started:
         yield started

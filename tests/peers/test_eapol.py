@@ -1,149 +1,28 @@
-"""EAP end to end: eapol_test, the real RADIUS daemon, and the embedded core with passwords, codes and certificates.
-
-Three providers with three secrets: passwords; certificates that the core's mutual-TLS stage knows; certificates whose
-issuers the daemon itself checks, before a flow that only asks for a name.
-"""
+"""EAP end to end: eapol_test, the real RADIUS daemon, and the embedded core; ``wifi`` says who there is."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 
-from tests import daemons, peer_programs
 from tests.certificates import Issuer, authority
-from tests.peers.suite import ALICE_PASSWORD, core_url, outpost_token, start_core
-from tests.peers.supplicant import TLS12, TLS13, Access, Supplicant
+from tests.peers.suite import ALICE_PASSWORD
+from tests.peers.supplicant import TLS12, TLS13, Access
+from tests.peers.wifi import (
+    CAROL_PASSWORD,
+    CERTIFICATES,
+    CHECKED,
+    CODES,
+    ISSUING,
+    LONG,
+    OUT_OF_DATE,
+    PASSWORDS,
+    PEOPLE,
+    Wifi,
+    steps,
+)
 
-SERVERS = authority("servers of the demo")
-BETWEEN = SERVERS.issue(("issuing servers",), authority=True, purposes=())
-SERVER = BETWEEN.issue(("radius.example",), purposes=())
-PEOPLE = authority("people of the demo")
-ISSUING = PEOPLE.issue(("issuing people",), authority=True, purposes=())
-PASSWORDS, CERTIFICATES, CHECKED = "password-secret", "certificate-secret", "checked-secret"
-CAROL_PASSWORD = "carol-demo-pw"
-CODES = [f"carolc{number:02d}" for number in range(20)]
+STRANGER = authority("somebody else")
 
-STAGES = {
-    "identification": "authentik_stages_identification.identificationstage",
-    "login": "authentik_stages_user_login.userloginstage",
-}
-OF_DEMO = {name: f"!Find [{model}, [name, ldap-authentication-{name}]]" for name, model in STAGES.items()}
-
-
-def _flow(slug: str, *stages: str) -> str:
-    text = f"""
-  - model: authentik_flows.flow
-    id: {slug}
-    identifiers: {{slug: {slug}}}
-    attrs: {{name: {slug}, title: {slug}, designation: authentication, authentication: require_outpost}}"""
-    for order, stage in enumerate(stages):
-        text += f"""
-  - model: authentik_flows.flowstagebinding
-    identifiers: {{target: !KeyOf {slug}, stage: {stage}, order: {order}}}"""
-    return text
-
-
-def _provider(name: str, secret: str, flow: str) -> str:
-    return f"""
-  - model: authentik_providers_radius.radiusprovider
-    id: {name}
-    identifiers: {{name: {name}}}
-    attrs:
-      authorization_flow: {flow}
-      invalidation_flow: !Find [authentik_flows.flow, [slug, default-invalidation-flow]]
-      client_networks: 127.0.0.0/8
-      shared_secret: {secret}
-      certificate: !KeyOf server
-      mfa_support: true
-  - model: authentik_core.application
-    identifiers: {{slug: {name}}}
-    attrs: {{name: {name}, provider: !KeyOf {name}}}"""
-
-
-def blueprint() -> str:
-    """Three providers, an outpost, and carol with codes on paper. JSON is valid YAML."""
-    return f"""
-version: 1
-metadata: {{name: eap}}
-entries:
-  - model: authentik_core.user
-    id: carol
-    identifiers: {{username: carol}}
-    attrs: {{name: Carol, email: carol@example.org, password: {CAROL_PASSWORD}}}
-  - model: authentik_stages_authenticator_static.staticdevice
-    identifiers: {{name: paper, user: !KeyOf carol}}
-    attrs: {{confirmed: true, tokens: {json.dumps(CODES)}}}
-  - model: authentik_crypto.certificatekeypair
-    id: server
-    identifiers: {{name: server}}
-    attrs:
-      certificate_data: {json.dumps(SERVER.pem + BETWEEN.pem)}
-      key_data: {json.dumps(SERVER.key_pem)}
-  - model: authentik_crypto.certificatekeypair
-    id: people
-    identifiers: {{name: people}}
-    attrs: {{certificate_data: {json.dumps(PEOPLE.pem)}}}
-  - model: authentik_stages_mtls.mutualtlsstage
-    id: mtls
-    identifiers: {{name: client-certificate}}
-    attrs:
-      mode: required
-      certificate_authorities: [!KeyOf people]
-      cert_attribute: common_name
-      user_attribute: username
-  - model: authentik_stages_identification.identificationstage
-    id: name-only
-    identifiers: {{name: name-only}}
-    attrs: {{user_fields: [username, email]}}
-  {_flow("certificate-flow", "!KeyOf mtls", OF_DEMO["login"])}
-  {_flow("name-flow", "!KeyOf name-only", OF_DEMO["login"])}
-  {_provider("passwords", PASSWORDS, "!Find [authentik_flows.flow, [slug, ldap-authentication-flow]]")}
-  {_provider("certificates", CERTIFICATES, "!KeyOf certificate-flow")}
-  {_provider("checked", CHECKED, "!KeyOf name-flow")}
-  - model: authentik_outposts.outpost
-    identifiers: {{name: eap}}
-    attrs:
-      type: radius
-      providers: [!KeyOf passwords, !KeyOf certificates, !KeyOf checked]
-      config:
-        x_radius_eap_types: {{"checked": [tls], "certificates": [tls], "*": [tls, ttls, peap]}}
-        x_radius_client_ca: {{"checked": {json.dumps(PEOPLE.pem)}, "*": ""}}
-"""
-
-
-@dataclass
-class Wifi:
-    """The running daemon and who talks to it."""
-
-    radius: daemons.Daemon
-    supplicant: Supplicant
-
-    def last_reason(self) -> str:
-        """The reason of the last request that the daemon has logged."""
-        return [record["reason"] for record in self.radius.records() if record.get("reason")][-1]
-
-
-@pytest.fixture(scope="module")
-def wifi() -> Iterator[Wifi]:
-    """Core and RADIUS daemon. All refusals come from one address, so nothing is throttled."""
-    peer_programs.program("eapol_test")
-    with tempfile.TemporaryDirectory(prefix="outposts-eap-") as name:
-        folder = Path(name)
-        core = start_core(folder, more=blueprint())
-        try:
-            environment = daemons.outpost_environment(core_url(core), outpost_token(folder, "eap"), **UNTHROTTLED)
-            with daemons.running("radius", environment) as radius:
-                yield Wifi(radius, Supplicant(folder / "peer", radius.address("radius"), SERVERS))
-        finally:
-            core.kill()
-
-
-UNTHROTTLED = {f"OUTPOSTS_RADIUS__FAILURES{kind}": "0" for kind in ("", "_PER_NAS")}
 VERSIONS = pytest.mark.parametrize("versions", [TLS12, TLS13], ids=["tls12", "tls13"])
 TUNNELS = pytest.mark.parametrize(
     ("method", "inner"),
@@ -243,19 +122,29 @@ def test_r54_certificates_that_do_not_count(
 
 
 @VERSIONS
-@pytest.mark.parametrize("method", ["TLS", "TTLS"])
-def test_r52_a_peer_that_does_not_trust_us(wifi: Wifi, method: str, versions: str) -> None:
-    """The peer's alert ends it with a Reject, and no password has crossed the tunnel."""
-    secret = CHECKED if method == "TLS" else PASSWORDS
-    access = wifi.supplicant.run(
-        secret,
-        method,
-        password=ALICE_PASSWORD,
-        inner="" if method == "TLS" else "auth=PAP",
-        certificate=PEOPLE.issue(("alice",)) if method == "TLS" else None,
-        authority=authority("somebody else"),
-        versions=versions if method == "TLS" else TLS12,
-    )
+def test_r52_a_peer_that_does_not_trust_us(wifi: Wifi, versions: str) -> None:
+    """The peer's alert ends it with a Reject."""
+    certificate = PEOPLE.issue(("alice",))
+    access = wifi.supplicant.run(CHECKED, "TLS", certificate=certificate, authority=STRANGER, versions=versions)
+    assert access.refused, access.text
+    assert wifi.last_reason() == "peer_refused"
+
+
+@TUNNELS
+@pytest.mark.parametrize(
+    ("secret", "authority", "more"),
+    [
+        (PASSWORDS, STRANGER, {}),
+        (OUT_OF_DATE, None, {}),
+        (PASSWORDS, None, {"domain_match": '"radius.other.example"'}),
+    ],
+    ids=["other issuer", "out of date", "other name"],
+)
+def test_r52_no_tunnel_to_a_server_that_is_not_trusted(
+    wifi: Wifi, method: str, inner: str, secret: str, authority: Issuer | None, more: dict[str, str]
+) -> None:
+    """The same in tunnels, and no password crosses them: the core is not asked."""
+    access = wifi.supplicant.run(secret, method, password=ALICE_PASSWORD, inner=inner, authority=authority, more=more)
     assert access.refused, access.text
     assert wifi.last_reason() == "peer_refused"
 
@@ -274,6 +163,29 @@ def test_r50_r51_fragments_both_ways(wifi: Wifi, versions: str) -> None:
     )
     assert access.granted, access.text
     assert access.longest <= 596
+
+
+@TUNNELS
+def test_r51_a_long_chain_in_small_packets(wifi: Wifi, method: str, inner: str) -> None:
+    """The server's six certificates, in EAP packets that fit a Framed-MTU of 300."""
+    access = wifi.supplicant.run(LONG, method, password=ALICE_PASSWORD, inner=inner, arguments=["-N12:d:300"])
+    assert access.granted, access.text
+    assert access.longest <= 296
+    assert access.text.count("decapsulated EAP packet (code=1") > 20
+
+
+@VERSIONS
+def test_r50_a_long_chain_of_the_peer(wifi: Wifi, versions: str) -> None:
+    """The peer's six certificates in packets of 500 octets: each is acknowledged, and all are looked at."""
+    chain = steps(PEOPLE, 5)
+    certificate = chain[0].issue(("alice",))
+    small = {"fragment_size": "500"}
+    access = wifi.supplicant.run(CHECKED, "TLS", certificate=certificate, chain=chain, versions=versions, more=small)
+    assert access.granted, access.text
+    access = wifi.supplicant.run(
+        CHECKED, "TLS", certificate=certificate, chain=chain[:-1], versions=versions, more=small
+    )
+    assert access.refused and wifi.last_reason() == "client_certificate_refused"
 
 
 def test_reauthentication(wifi: Wifi) -> None:
