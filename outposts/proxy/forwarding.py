@@ -38,13 +38,13 @@ def upstream_request(check: Check, allow: Allow, pairs: Sequence[tuple[bytes, by
     if configured is None:
         raise ValueError("a provider without an upstream")
     upstream, host = configured, _host(check)
-    claims = allow.session.claims if allow.session is not None else None
-    if claims is not None:
-        override = parse_url(claims.backend_override) if claims.backend_override else None
+    session = allow.session
+    if session is not None:
+        override = parse_url(session.backend_override) if session.backend_override else None
         if override is not None:
             upstream = Upstream(override.scheme, override.host, "", configured.verify)
-        if claims.host_header and parse_host(claims.host_header) is not None:
-            host = claims.host_header
+        if session.host_header and parse_host(session.host_header) is not None:
+            host = session.host_header
     headers = _kept(check, allow, pairs)
     headers += _forwarding(check)
     headers += allow.identity.pairs()

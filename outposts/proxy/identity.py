@@ -12,6 +12,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ from outposts.proxy import rfc
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # dropped from values
 NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]")
+_JWT_LINE = f"\r\n{rfc.JWT}: ".encode()  # never the first one
+NAMES_MEMO = 1024  # sets of header names that identities share; most have no headers of their own
 DEFAULT_BUDGET = 24_576
 """Octets of all headers of one identity. The printed nginx configuration has buffers of 32 KiB, which the rest of an
 answer shares."""
@@ -73,6 +76,12 @@ class Identity:
     block: bytes = field(repr=False)
     names: frozenset[str]
     dropped: tuple[str, ...] = ()
+
+    @property
+    def token(self) -> str:
+        """The token in ``X-authentik-jwt``, "" if it is not there."""
+        _, found, rest = self.block.partition(_JWT_LINE)
+        return rest.partition(b"\r\n")[0].decode() if found else ""
 
     def pairs(self) -> list[tuple[bytes, bytes]]:
         """The headers one by one."""
@@ -242,4 +251,9 @@ def _within(values: dict[str, str], additional: dict[str, str], dropped: list[st
             parts[name] = b""
         dropped = [*dropped, name]
     block = b"".join(b"%b: %b\r\n" % (name.encode(), value) for group in (parts, more) for name, value in group.items())
-    return Identity(block, frozenset(folded(name) for group in (parts, more) for name in group), tuple(dropped))
+    return Identity(block, _folded((*parts, *more)), tuple(dropped))
+
+
+@lru_cache(NAMES_MEMO)
+def _folded(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(folded(name) for name in names)

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -33,7 +35,12 @@ from outposts.proxy.identity import Claims, Identity, IdentityOptions
 COOKIE_OCTETS = 32  # random octets of a session cookie: 256 bits
 COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
 VERSION = 1  # of the stored form
+GROUP_MEMO = 4096  # sets of groups that sessions share; there are fewer roles than people
 MAX_STORED = 262_144  # octets of one stored session; a token of 64 KiB and its claims are below it
+
+
+_encoder = msgspec.msgpack.Encoder()
+_NOBODY = Identity(b"", frozenset())
 
 
 class State(StrEnum):
@@ -114,9 +121,13 @@ def move(state: State, event: Event) -> State:
 class Session:
     """One login at one provider. Read for every request; only ``seen``, ``state`` and what ``renew`` sets change.
 
+    There may be a hundred thousand of them, so each holds what every request needs ready-made, and the rest once:
+    claims are ``packed``, and a token that stands in ``identity`` stands nowhere else.
+
     ``key`` is the digest of the cookie. ``expires`` is the end of its absolute life, ``fresh_until`` that of its token:
     between the two the token can be renewed if there is a ``refresh_token``. ``credential`` is the digest of the
-    ``Authorization`` header that made it, if one did.
+    ``Authorization`` header that made it, if one did. ``subject`` is whom the core logged in, ``sid`` the core's name
+    of the login session ("" for app passwords); sessions are found by either when the core ends them.
     """
 
     key: bytes
@@ -126,13 +137,16 @@ class Session:
     expires: float
     fresh_until: float
     seen: float
-    claims: Claims
     identity: Identity
-    token: str
+    packed: bytes
     refresh_token: str = ""
     credential: bytes = b""
-    payload: Mapping[str, Any] = field(default_factory=dict)
+    subject: str = ""
+    sid: str = ""
     groups: frozenset[str] = frozenset()
+    backend_override: str = ""
+    host_header: str = ""
+    kept_token: str = ""
     state: State = State.AUTHENTICATED
 
     def __repr__(self) -> str:
@@ -140,14 +154,19 @@ class Session:
         return f"Session(provider_pk={self.provider_pk}, state={self.state})"
 
     @property
-    def subject(self) -> str:
-        """Whom the core logged in; sessions are found by it when a user is signed out everywhere."""
-        return self.claims.subject
+    def payload(self) -> dict[str, Any]:
+        """The claims as the token had them. Unpacked at each call."""
+        return _payload(self.packed)
 
     @property
-    def sid(self) -> str:
-        """The core's name of the login session; sessions are found by it when that ends. "" for app passwords."""
-        return self.claims.sid
+    def claims(self) -> Claims:
+        """The claims that are used. Unpacked at each call."""
+        return identity.claims_of(self.payload)
+
+    @property
+    def token(self) -> str:
+        """The raw token."""
+        return self.kept_token or self.identity.token
 
     def live(self, now: float, idle_s: float = 0.0) -> bool:
         """Whether it counts for a request now. ``idle_s`` 0: however long it was not used."""
@@ -173,7 +192,7 @@ class Session:
 
     def rebuild(self, options: IdentityOptions) -> None:
         """Make its headers anew, after the provider's configuration changed."""
-        self.identity = identity.build(self.claims, self.token, options)
+        _fill(self, self.packed, self.claims, self.token, options)
 
 
 def new_cookie(random: Callable[[int], bytes]) -> str:
@@ -220,7 +239,7 @@ def create(
     """
     claims = identity.claims_of(payload)
     fresh_until = end_of_life(claims, validity_s, now)
-    return Session(
+    session = Session(
         key=key_of(cookie),
         provider_pk=provider_pk,
         client_id=client_id,
@@ -228,14 +247,43 @@ def create(
         expires=max(fresh_until, now + max_life_s) if refresh_token and max_life_s else fresh_until,
         fresh_until=fresh_until,
         seen=now,
-        claims=claims,
-        identity=identity.build(claims, token, options),
-        token=token,
+        identity=_NOBODY,
+        packed=b"",
         refresh_token=refresh_token,
         credential=credential_of(authorization) if authorization else b"",
-        payload=payload,
-        groups=frozenset(claims.groups),
     )
+    _fill(session, _pack(payload), claims, token, options)
+    return session
+
+
+def _pack(payload: Mapping[str, Any]) -> bytes:
+    """Claims as octets. Whatever JSON can say fits: whole numbers of any size, unpaired surrogates."""
+    return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def _payload(packed: bytes) -> dict[str, Any]:
+    """The claims again. Raises ``ValueError`` if they are none."""
+    payload = json.loads(packed)
+    if not isinstance(payload, dict):
+        raise ValueError("no claims")
+    return payload
+
+
+def _fill(session: Session, packed: bytes, claims: Claims, token: str, options: IdentityOptions) -> None:
+    """Set what comes from a token."""
+    built = identity.build(claims, token, options)
+    session.identity = built
+    session.packed = packed
+    session.kept_token = "" if built.token == token else token
+    session.subject, session.sid = claims.subject, claims.sid
+    session.groups = _groups(claims.groups)
+    session.backend_override, session.host_header = claims.backend_override, claims.host_header
+
+
+@lru_cache(GROUP_MEMO)
+def _groups(names: tuple[str, ...]) -> frozenset[str]:
+    """Users with the same groups share one set."""
+    return frozenset(names)
 
 
 def renew(
@@ -253,11 +301,9 @@ def renew(
     claims = identity.claims_of(payload)
     if claims.subject != session.subject:
         raise SessionError("the renewed token is another user's")
-    built = identity.build(claims, token, options)
+    _fill(session, _pack(payload), claims, token, options)
     session.state = state
-    session.claims, session.payload, session.groups = claims, payload, frozenset(claims.groups)
-    session.token, session.refresh_token = token, refresh_token or session.refresh_token
-    session.identity = built
+    session.refresh_token = refresh_token or session.refresh_token
     session.fresh_until = min(end_of_life(claims, validity_s, now), session.expires)
 
 
@@ -271,13 +317,12 @@ class _Stored(msgspec.Struct, array_like=True, frozen=True):
     expires: float
     fresh_until: float
     seen: float
-    payload: dict[str, Any]
+    packed: bytes
     token: str
     refresh_token: str
     credential: bytes
 
 
-_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
 
 
@@ -292,7 +337,7 @@ def encode(session: Session) -> bytes:
             session.expires,
             session.fresh_until,
             session.seen,
-            dict(session.payload),
+            session.packed,
             session.token,
             session.refresh_token,
             session.credential,
@@ -306,12 +351,12 @@ def decode(key: bytes, octets: bytes, options: IdentityOptions) -> Session:
         raise StoredError("too large")
     try:
         stored = _decoder.decode(octets)
-    except (msgspec.MsgspecError, UnicodeError):
+        payload = _payload(stored.packed)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise StoredError("not a session") from None
     if stored.version != VERSION:
         raise StoredError("another version")
-    claims = identity.claims_of(stored.payload)
-    return Session(
+    session = Session(
         key=key,
         provider_pk=stored.provider_pk,
         client_id=stored.client_id,
@@ -319,11 +364,10 @@ def decode(key: bytes, octets: bytes, options: IdentityOptions) -> Session:
         expires=stored.expires,
         fresh_until=stored.fresh_until,
         seen=stored.seen,
-        claims=claims,
-        identity=identity.build(claims, stored.token, options),
-        token=stored.token,
+        identity=_NOBODY,
+        packed=b"",
         refresh_token=stored.refresh_token,
         credential=stored.credential,
-        payload=stored.payload,
-        groups=frozenset(claims.groups),
     )
+    _fill(session, stored.packed, identity.claims_of(payload), stored.token, options)
+    return session

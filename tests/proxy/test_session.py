@@ -186,11 +186,36 @@ def test_stored_and_back() -> None:
     options = IdentityOptions(provider="renamed")
     back = decode(session.key, octets, options)
     for name in ("key", "provider_pk", "client_id", "created", "expires", "fresh_until", "seen", "claims", "token",
-                 "refresh_token", "credential", "payload", "groups", "state"):  # fmt: skip
+                 "refresh_token", "credential", "payload", "groups", "subject", "sid", "state"):  # fmt: skip
         assert getattr(back, name) == getattr(session, name), name
     assert b"X-Authentik-Meta-Provider: renamed\r\n" in back.identity.block
     session.rebuild(options)
     assert session.identity == back.identity
+
+
+@pytest.mark.parametrize("token", ["t.t.t", "", "x\ny", "t" * 30_000])
+@pytest.mark.parametrize("send_jwt", [True, False])
+def test_the_token_is_kept_once(token: str, send_jwt: bool) -> None:
+    """In the headers if it stands there as it is, else beside them."""
+    session = session_at(SINGLE, token=token, options=IdentityOptions(send_jwt=send_jwt))
+    assert session.token == token
+    assert bool(session.kept_token) == (bool(token) and (not send_jwt or token != "t.t.t"))
+    back = decode(session.key, encode(session), IdentityOptions(send_jwt=not send_jwt))
+    assert back.token == token
+
+
+def test_claims_of_any_kind_are_kept() -> None:
+    """Numbers of any size, text of any kind."""
+    odd = {"n": 10**30, "s": "\ud800é", "f": 0.5, "x": [None, True, {}]}
+    session = session_at(SINGLE, claims=odd)
+    assert decode(session.key, encode(session), SINGLE.options).payload == CLAIMS | odd
+
+
+def test_alike_sessions_share() -> None:
+    """A hundred thousand of them have few sets of groups and names."""
+    first, second = session_at(SINGLE), session_at(SINGLE, "d" * 43, claims={"sub": "other"})
+    assert first.groups is second.groups
+    assert first.identity.names is second.identity.names
 
 
 @given(st.binary(max_size=100))
@@ -205,5 +230,8 @@ def test_stored_by_another_version_or_too_large() -> None:
     fields = msgspec.msgpack.decode(encode(session_at(SINGLE)))
     with pytest.raises(StoredError):
         decode(b"k", msgspec.msgpack.encode([fields[0] + 1, *fields[1:]]), IdentityOptions())
+    for packed in (b"", b"[]", b"5", b"{", b"[" * 100_000):
+        with pytest.raises(StoredError):
+            decode(b"k", msgspec.msgpack.encode([*fields[:7], packed, *fields[8:]]), IdentityOptions())
     with pytest.raises(StoredError):
         decode(b"k", b"x" * (MAX_STORED + 1), IdentityOptions())
