@@ -1,18 +1,20 @@
-"""``/providers/``: the administrator's view of providers; only LDAP ones are written over the API so far."""
+"""``/providers/``: the administrator's view of providers; LDAP and RADIUS ones are also changed over the API."""
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from core import access, models
-from core.api.base import Answer, Call, Route, by_number, update
+from core.api.base import Answer, Call, Route, by_number, not_found, update
 from core.errors import ValidationFailed
 
 LDAP = "authentik_providers_ldap.ldapprovider"
 RADIUS = "authentik_providers_radius.radiusprovider"
 PROXY = "authentik_providers_proxy.proxyprovider"
-NAME = "LDAPProvider"
 
 # option → (default, type) of an LDAP provider
 LDAP_OPTIONS: dict[str, tuple[Any, type]] = {
@@ -23,6 +25,27 @@ LDAP_OPTIONS: dict[str, tuple[Any, type]] = {
     "search_mode": ("direct", str),
     "bind_mode": ("direct", str),
     "mfa_support": (True, bool),
+}
+# the same of a RADIUS provider
+RADIUS_OPTIONS: dict[str, tuple[Any, type]] = {
+    "client_networks": ("0.0.0.0/0, ::/0", str),
+    "shared_secret": ("", str),
+    "mfa_support": (True, bool),
+}
+# what a proxy outpost gets of a provider as it is stored; option → default
+PROXY_OPTIONS: dict[str, Any] = {
+    "external_host": "",
+    "internal_host": "",
+    "internal_host_ssl_validation": True,
+    "cookie_secret": "",
+    "certificate": None,
+    "skip_path_regex": "",
+    "basic_auth_enabled": False,
+    "basic_auth_password_attribute": "",
+    "basic_auth_user_attribute": "",
+    "mode": "proxy",
+    "cookie_domain": "",
+    "intercept_header_auth": True,
 }
 MODES = ("direct", "cached")
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"  # for a required flow that is not set
@@ -61,15 +84,29 @@ def base_fields(call: Call, providers: Sequence[models.Provider], *, typed: bool
     return shown
 
 
-def _shown_ldap(call: Call, providers: Sequence[models.Provider]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Kind:
+    """One type of provider: its model name, how errors call it, its part of the path, its options."""
+
+    model: str
+    name: str
+    path: str
+    options: dict[str, tuple[Any, type]]
+
+
+KINDS = (Kind(LDAP, "LDAPProvider", "ldap", LDAP_OPTIONS), Kind(RADIUS, "RadiusProvider", "radius", RADIUS_OPTIONS))
+
+
+def _shown(call: Call, kind: Kind, providers: Sequence[models.Provider]) -> list[dict[str, Any]]:
     answer = []
     for provider, base in zip(providers, base_fields(call, providers, typed=True), strict=True):
-        # the API requires these four to be texts
-        for name in ("assigned_application", "assigned_backchannel_application"):
-            base[f"{name}_slug"] = base[f"{name}_slug"] or ""
-            base[f"{name}_name"] = base[f"{name}_name"] or ""
+        if kind.model == LDAP:
+            # the API of these requires the four to be texts
+            for name in ("assigned_application", "assigned_backchannel_application"):
+                base[f"{name}_slug"] = base[f"{name}_slug"] or ""
+                base[f"{name}_name"] = base[f"{name}_name"] or ""
         served = call.services.database.outposts_with_provider(int(provider.pk or 0))
-        options = {name: provider.options.get(name, default) for name, (default, _) in LDAP_OPTIONS.items()}
+        options = {name: provider.options.get(name, default) for name, (default, _) in kind.options.items()}
         answer.append(
             base
             | options
@@ -78,45 +115,51 @@ def _shown_ldap(call: Call, providers: Sequence[models.Provider]) -> list[dict[s
     return answer
 
 
-async def ldap_list(call: Call) -> Answer:
-    """``GET /providers/ldap/``."""
-    pks = call.visible(access.view_provider(LDAP), LDAP)
-    filters: dict[str, Any] = {"type": LDAP}
+def _one(call: Call, kind: Kind) -> models.Provider:
+    call.require_user()
+    provider = by_number(call, models.Provider, kind.name, call.path["pk"])
+    if provider.type != kind.model:
+        raise not_found(kind.name)
+    call.require_visible(access.view_provider(kind.model), provider, kind.name)
+    return provider
+
+
+async def listing(call: Call, kind: Kind) -> Answer:
+    """``GET /providers/<kind>/``."""
+    pks = call.visible(access.view_provider(kind.model), kind.model)
+    filters: dict[str, Any] = {"type": kind.model}
     if pks is not None:
         filters["pk__in"] = [int(pk) for pk in pks]
     if call.param("name__iexact") is not None:
         filters["name__iexact"] = call.param("name__iexact")
-    return call.listed(models.Provider, filters, lambda found: _shown_ldap(call, found), ordering=("name", "pk"))
+    return call.listed(models.Provider, filters, lambda found: _shown(call, kind, found), ordering=("name", "pk"))
 
 
-def _ldap(call: Call) -> models.Provider:
-    call.require_user()
-    provider = by_number(call, models.Provider, NAME, call.path["pk"])
-    call.require_visible(access.view_provider(LDAP), provider, NAME)
-    return provider
+async def retrieve(call: Call, kind: Kind) -> Answer:
+    """``GET /providers/<kind>/<pk>/``."""
+    return Answer(_shown(call, kind, [_one(call, kind)])[0])
 
 
-async def ldap_retrieve(call: Call) -> Answer:
-    """``GET /providers/ldap/<pk>/``."""
-    return Answer(_shown_ldap(call, [_ldap(call)])[0])
-
-
-async def ldap_change(call: Call) -> Answer:
-    """``PATCH`` and ``PUT /providers/ldap/<pk>/``; the outposts that serve it are told."""
+async def change(call: Call, kind: Kind) -> Answer:
+    """``PATCH`` and ``PUT /providers/<kind>/<pk>/``; the outposts that serve it are told."""
     call.require_superuser()
-    provider = _ldap(call)
+    provider = _one(call, kind)
     call.writable(provider)
     data = await call.json()
     problems: dict[str, list[str]] = {}
     options = dict(provider.options)
-    for name, (_, kind) in LDAP_OPTIONS.items():
+    for name, (_, type_) in kind.options.items():
         if name not in data:
             continue
         value = data[name]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
             problems[name] = ["Not a valid value."]
         elif name in ("search_mode", "bind_mode") and value not in MODES:
             problems[name] = [f'"{value}" is not a valid choice.']
+        elif name == "shared_secret" and not value:
+            problems[name] = ["This field may not be blank."]
+        elif name == "client_networks" and not _are_networks(value):
+            problems[name] = ["Not a list of networks."]
         else:
             options[name] = value
     if "certificate" in data:
@@ -124,18 +167,32 @@ async def ldap_change(call: Call) -> Answer:
         if pk is not None and call.services.database.first(models.KeyPair, pk=str(pk)) is None:
             problems["certificate"] = ["Invalid pk - object does not exist."]
         options["certificate"] = pk
+    mappings = data.get("property_mappings", provider.property_mappings)
+    if not isinstance(mappings, list) or not all(isinstance(pk, str) for pk in mappings):
+        problems["property_mappings"] = ["Not a valid value."]
+    elif len(call.services.database.get_many(models.PropertyMapping, mappings)) != len(set(mappings)):
+        problems["property_mappings"] = ["Invalid pk - object does not exist."]
     if problems:
         raise ValidationFailed(problems)
     update(provider, data, {"name": str})
-    provider.options = options
+    provider.options, provider.property_mappings = options, list(mappings)
     call.services.database.save(provider)
-    return Answer(_shown_ldap(call, [provider])[0])
+    return Answer(_shown(call, kind, [provider])[0])
 
 
-async def ldap_remove(call: Call) -> Answer:
-    """``DELETE /providers/ldap/<pk>/``."""
+def _are_networks(text: str) -> bool:
+    try:
+        for part in filter(None, map(str.strip, text.split(","))):
+            ipaddress.ip_network(part, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+async def remove(call: Call, kind: Kind) -> Answer:
+    """``DELETE /providers/<kind>/<pk>/``."""
     call.require_superuser()
-    provider = _ldap(call)
+    provider = _one(call, kind)
     call.writable(provider)
     call.services.database.delete(provider)
     return Answer(status=204)
@@ -147,11 +204,14 @@ async def all_list(call: Call) -> Answer:
     return call.listed(models.Provider, {}, lambda found: base_fields(call, found, typed=True), ordering=("name", "pk"))
 
 
-ROUTES = (
-    Route("GET", "/providers/all/", all_list),
-    Route("GET", "/providers/ldap/", ldap_list),
-    Route("GET", "/providers/ldap/{pk}/", ldap_retrieve),
-    Route("PATCH", "/providers/ldap/{pk}/", ldap_change),
-    Route("PUT", "/providers/ldap/{pk}/", ldap_change),
-    Route("DELETE", "/providers/ldap/{pk}/", ldap_remove),
-)
+def _of(kind: Kind) -> list[Route]:
+    """The routes of one kind."""
+    verbs = (("GET", "", listing), ("GET", "{pk}/", retrieve), ("PATCH", "{pk}/", change), ("PUT", "{pk}/", change),
+             ("DELETE", "{pk}/", remove))  # fmt: skip
+    return [
+        Route(method, f"/providers/{kind.path}/{rest}", functools.partial(handler, kind=kind))
+        for method, rest, handler in verbs
+    ]
+
+
+ROUTES = (Route("GET", "/providers/all/", all_list), *(route for kind in KINDS for route in _of(kind)))

@@ -383,3 +383,51 @@ def test_older_group_parent() -> None:
     child = blueprints.database.first(Group, name="b")
     assert child is not None
     assert len(child.parents) == 1
+
+
+def test_devices_and_what_they_need_are_declared() -> None:
+    """Second factors of every kind, a prompt and an invitation; applying the file again changes nothing."""
+    database = Database(":memory:")
+    blueprints = Blueprints(database, STORABLE, POLICY_TYPES)
+    text = """
+version: 1
+metadata: {name: devices}
+entries:
+  - {model: authentik_core.user, id: u, identifiers: {username: u}}
+  - model: authentik_stages_authenticator_email.authenticatoremailstage
+    id: mail
+    identifiers: {name: mail}
+    attrs: {use_global_settings: true}
+  - model: authentik_stages_authenticator_duo.authenticatorduostage
+    id: duo
+    identifiers: {name: duo}
+    attrs: {api_hostname: api.duo.test, client_id: x, client_secret: y}
+  - model: authentik_stages_authenticator_email.emaildevice
+    identifiers: {user: !KeyOf u, name: m}
+    attrs: {email: u@example.test, stage: !KeyOf mail}
+  - model: authentik_stages_authenticator_sms.smsdevice
+    identifiers: {user: !KeyOf u, name: s}
+    attrs: {phone_number: "+4930123456"}
+  - model: authentik_stages_authenticator_duo.duodevice
+    identifiers: {user: !KeyOf u, name: d}
+    attrs: {duo_user_id: DU1, stage: !KeyOf duo}
+  - model: authentik_stages_prompt.prompt
+    id: p
+    identifiers: {name: p}
+    attrs: {field_key: k, label: K, type: text}
+  - model: authentik_stages_invitation.invitation
+    identifiers: {name: i}
+    attrs: {fixed_data: {a: 1}, single_use: true, expires: "2030-01-31T12:00:00Z", created_by: !KeyOf u}
+  - model: authentik_brands.brand
+    identifiers: {domain: x.test}
+    attrs: {client_certificates: []}
+"""
+    keys = blueprints.apply(text, "devices.yaml")
+    devices = database.devices_of(keys["u"])
+    assert [type(device).__name__ for device in devices] == ["EmailDevice", "SMSDevice", "DuoDevice"]
+    seen: list[object] = []
+    database.on_change(lambda change: seen.append(change.model.__name__))
+    assert blueprints.apply(text, "devices.yaml") == keys
+    assert seen == []
+    with pytest.raises(BlueprintError, match="type: must be one of"):
+        blueprints.apply(text.replace("type: text", "type: colour"), "devices.yaml")

@@ -209,3 +209,38 @@ async def test_a_mapping_that_does_not_compile_is_refused() -> None:
         )
         with pytest.raises(BlueprintError, match=r"expression: .*line 2"):
             Blueprints(running.database, STORABLE, POLICY_TYPES).apply(text, "t.yaml")
+
+
+async def test_providers_over_the_api() -> None:
+    """Seen by an administrator and, its own, by the outpost; changed with checks; the LDAP path does not know them."""
+    async with core() as running:
+        running.database.forget_owned(str(running.database.owner_of(provider(running))))
+        admin, served = running.admin(), provider(running, "RADIUS one")
+        path = f"/api/v3/providers/radius/{served.pk}/"
+        shown = (await admin.request("GET", path)).json
+        assert (shown["shared_secret"], shown["client_networks"]) == ("radius-secret-1", "127.0.0.0/8, ::1/128")
+        assert shown["outpost_set"] == [RADIUS_OUTPOST] and shown["assigned_application_slug"] == "radius-one"
+        assert len((await admin.get("/providers/radius/")).json["results"]) == 3
+        assert (await admin.get(f"/providers/ldap/{served.pk}/")).status == 404
+        assert (await running.bearer("alice-api-token-key-1").request("GET", path)).status == 404
+        for body, field in (
+            ({"client_networks": "nowhere"}, "client_networks"), ({"shared_secret": ""}, "shared_secret"),
+            ({"mfa_support": "yes"}, "mfa_support"), ({"property_mappings": ["x"]}, "property_mappings"),
+            ({"property_mappings": 5}, "property_mappings"), ({"certificate": "x"}, "certificate"),
+        ):  # fmt: skip
+            reply = await admin.request("PATCH", path, body=body)
+            assert reply.status == 400 and field in reply.json, body
+        body = {
+            "client_networks": "192.0.2.0/24",
+            "shared_secret": "other",
+            "mfa_support": False,
+            "property_mappings": [],
+        }
+        reply = await admin.request("PATCH", path, body=body)
+        assert reply.status == 200, reply.body
+        listed = (await running.bearer(running.outpost_token(RADIUS_OUTPOST)).get("/outposts/radius/")).json["results"]
+        assert {"client_networks": "192.0.2.0/24", "shared_secret": "other", "mfa_support": False}.items() <= listed[
+            1
+        ].items()
+        assert (await admin.request("DELETE", path)).status == 204
+        assert (await admin.request("GET", path)).status == 404
