@@ -158,7 +158,7 @@ async def change(call: Call, kind: Kind) -> Answer:
             problems[name] = [f'"{value}" is not a valid choice.']
         elif name == "shared_secret" and not value:
             problems[name] = ["This field may not be blank."]
-        elif name == "client_networks" and not _are_networks(value):
+        elif name == "client_networks" and not _are_networks(str(value)):
             problems[name] = ["Not a list of networks."]
         else:
             options[name] = value
