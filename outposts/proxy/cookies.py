@@ -12,9 +12,11 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from outposts.proxy import rfc
 
+NAME_MEMO = 1024  # client ids whose cookie's name is remembered
 MAX_VALUES = 4  # cookies of one name that are looked at; a browser sends one for each path and domain that set it
 SESSION_VALUE = r"[A-Za-z0-9_-]{43}"
 LOGIN_VALUE = r"[A-Za-z0-9_.-]{1,64}"
@@ -55,6 +57,7 @@ class CookieOptions:
         return self.name + rfc.LOGIN_COOKIE_SUFFIX
 
 
+@lru_cache(NAME_MEMO)
 def base_name(client_id: str) -> str:
     """The reference's name of a provider's cookie."""
     return rfc.COOKIE_NAME + hashlib.sha256(client_id.encode()).hexdigest()[: rfc.COOKIE_NAME_DIGITS]

@@ -412,7 +412,8 @@ def judge(check: Check, session: Session | None, now: float, tried: Tried = Trie
     if session is not None and session.provider_pk == provider.pk and session.client_id == provider.client_id:
         if session.live(now, provider.idle_s):
             if provider.rules.groups and provider.rules.missing(check.url, session.groups) is not None:
-                return Forbidden(provider, session)
+                if _open_to_all(check) is None:  # who is logged in may do no less than anybody
+                    return Forbidden(provider, session)
             return _allow_user(check, session)
         if session.renewable(now, provider.idle_s):
             return Renew(session)

@@ -770,6 +770,9 @@ def test_groups_for_paths() -> None:
         found = verdict(asked("nginx", path, cookie(SINGLE)), providers, session)
         assert isinstance(found, Allow if passes else Forbidden), path
     assert isinstance(verdict(asked("nginx", "/secret"), providers), Login)
+    both = table(S, required_groups=("/=nobody",))
+    found = verdict(asked("nginx", "/public/x", cookie(SINGLE)), both, session)
+    assert headers_of(found)["X-Authentik-Username"] == "alice"
 
 
 def test_networks_without_login() -> None:
