@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from outposts.radius.wire import encode_request, hide_password
 from tests import daemons, factories, peer_programs
 from tests.certificates import authority
 from tests.fakes import StubCore
+from tests.peers.radsec_proxy import radsecproxy
 from tests.radius.client import Nas
 from tests.radius.radsec_peer import issue
 
@@ -191,60 +191,9 @@ def test_r32_end_of_the_core_session_disconnects(site: Site) -> None:
 # -- radsecproxy -------------------------------------------------------------------------------------------------------
 
 
-def said(site: Site, event: str) -> int:
-    """How often the daemon has logged an event."""
-    return sum(one["event"] == event for one in site.daemon.records())
-
-
-@contextmanager
-def radsecproxy(site: Site, event: str) -> Iterator[int]:
-    """UDP in, RadSec to the daemon out; gives the UDP port when the daemon has logged this event anew."""
-    program = peer_programs.program("radsecproxy")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    path, log = site.folder / "radsecproxy.conf", site.folder / "radsecproxy.log"
-    before = said(site, event)
-    path.write_text(
-        f"""
-ListenUDP 127.0.0.1:{port}
-LogDestination file://{log}
-tls default {{
-    CACertificateFile {site.folder}/ca.pem
-    CertificateFile {site.folder}/client.pem
-    CertificateKeyFile {site.folder}/client.key
-}}
-client switches {{
-    host 127.0.0.1
-    type udp
-    secret {SECRET}
-}}
-server outpost {{
-    host 127.0.0.1
-    port {site.daemon.address("radsec")[1]}
-    type tls
-    CertificateNameCheck off
-    StatusServer on
-}}
-realm * {{
-    server outpost
-    accountingServer outpost
-}}
-"""
-    )
-    with log.open("wb") as sink:
-        process = subprocess.Popen([program, "-f", "-c", str(path)], stdout=sink, stderr=sink, start_new_session=True)
-    try:
-        site.daemon.wait_for(lambda: said(site, event) > before, WAIT_S, lambda: event + log.read_text())
-        yield port
-    finally:
-        process.terminate()
-        process.wait(WAIT_S)
-
-
 def test_radsecproxy(site: Site) -> None:
     """Logins and accounting of gear that knows only UDP, over TLS to us; its own requests ask whether we live."""
-    with radsecproxy(site, "RadSec client connected") as port:
+    with radsecproxy(site.folder, site.daemon, SECRET, "RadSec client connected") as port:
         login = f'User-Name = "alice", User-Password = "{PASSWORD}", Message-Authenticator = 0x00\n'
         accepted = site.radclient("", "auth", login, port)
         assert "Received Access-Accept" in accepted, accepted
@@ -263,7 +212,7 @@ def test_radsecproxy_with_a_strangers_certificate(site: Site) -> None:
     try:
         (site.folder / "client.pem").write_text(stranger.pem)
         (site.folder / "client.key").write_text(stranger.key_pem)
-        with radsecproxy(site, "RadSec client of no provider") as port:
+        with radsecproxy(site.folder, site.daemon, SECRET, "RadSec client of no provider") as port:
             text = 'User-Name = "alice", User-Password = "x", Message-Authenticator = 0x00\n'
             command = [peer_programs.program("radclient"), "-r", "1", "-t", "2", f"127.0.0.1:{port}", "auth", SECRET]
             done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)

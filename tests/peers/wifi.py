@@ -18,11 +18,14 @@ from tests import daemons
 from tests.certificates import Issuer, authority
 from tests.peers.suite import core_url, outpost_token, start_core
 from tests.peers.supplicant import Supplicant
+from tests.radius.radsec_peer import issue
 
 SERVERS = authority("servers of the demo")
 BETWEEN = SERVERS.issue(("issuing servers",), authority=True, purposes=())
 SERVER = BETWEEN.issue(("radius.example",), purposes=())
 EXPIRED = BETWEEN.issue(("radius.example",), purposes=(), days=(-2, -1))
+DEVICES = authority("network gear")
+PROXY = issue(DEVICES, "proxy", dns=["proxy.example.org"])
 PEOPLE = authority("people of the demo")
 ISSUING = PEOPLE.issue(("issuing people",), authority=True, purposes=())
 PASSWORDS, CERTIFICATES, CHECKED = "password-secret", "certificate-secret", "checked-secret"
@@ -161,7 +164,15 @@ def opened() -> Iterator[Wifi]:
         folder = Path(name)
         core = start_core(folder, more=blueprint())
         try:
-            environment = daemons.outpost_environment(core_url(core), outpost_token(folder, "eap"), **UNTHROTTLED)
+            (folder / "radsec-ca.pem").write_text(DEVICES.pem)
+            environment = daemons.outpost_environment(
+                core_url(core),
+                outpost_token(folder, "eap"),
+                OUTPOSTS_LISTEN__RADSEC="127.0.0.1:0",
+                OUTPOSTS_RADSEC__CA=str(folder / "radsec-ca.pem"),
+                OUTPOSTS_RADSEC__CLIENTS='{"passwords": "proxy.example.org"}',
+                **UNTHROTTLED,
+            )
             with daemons.running("radius", environment) as radius:
                 yield Wifi(radius, Supplicant(folder / "peer", radius.address("radius"), SERVERS))
         finally:
