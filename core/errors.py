@@ -8,6 +8,7 @@
     ├── NotFound                no such object, or out of the caller's sight      (404)
     ├── Forbidden               the caller lacks the right                        (403)
     ├── ReadOnly                the object is owned by a blueprint file           (409)
+    ├── TooLarge                more than may be kept was sent                    (413)
     ├── Busy                    a bounded queue is full                           (503)
     ├── PolicyFailed            a policy could not give a result (its ``failure_result`` decides)
     ├── DatabaseError           the file is unusable or was written by a newer version (exit code 1)
@@ -85,6 +86,12 @@ class Forbidden(CorePartError):
     """The caller lacks the right."""
 
     status = 403
+
+
+class TooLarge(CorePartError):
+    """More than may be kept was sent."""
+
+    status = 413
 
 
 class ReadOnly(CorePartError):

@@ -18,6 +18,7 @@ import msgspec
 
 from core import signed
 from core.database import Database
+from core.errors import TooLarge
 from core.models import Session, User
 from core.random_text import random_text
 
@@ -44,6 +45,7 @@ HISTORY = "authentik/flows/history"
 CSRF = "csrf"
 DURATION = "duration"  # seconds given at login; absent: until the browser closes
 BOUND_IP = "bound_ip"
+AUTHENTICATED = "authenticated"  # when (Unix seconds) and how somebody logged in
 
 
 def session_id(key: str) -> str:
@@ -250,7 +252,7 @@ class SessionStore:
             return cookies
         data = msgspec.json.encode(handle.data)
         if len(data) > MAX_SESSION_BYTES:
-            raise ValueError("the session's data is too large")
+            raise TooLarge("The session's data is too large.")
         expires = self._expiry(handle, record, now)
         row = Session(
             pk=handle.pk,

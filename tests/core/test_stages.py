@@ -764,3 +764,16 @@ def test_options(kind: str, options: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationFailed) as refused:
         STORABLE[TYPES[kind]].read_options(options)
     assert field in str(refused.value)
+
+
+async def test_more_than_a_session_holds_is_refused() -> None:
+    """Each file is within its limit, all together are not: 413, and the flow is where it was."""
+    async with core() as running:
+        fields = [prompt(running, key, "file", required=key == "a") for key in "abc"]
+        _, client = prompt_flow(running, *fields)
+        await client.flow("f")
+        large = "data:text/plain;base64," + "A" * (125 * 1024)
+        reply = await client.flow("f", {"a": large, "b": large, "c": large})
+        assert reply.status == 413, reply.body
+        assert (await client.flow("f")).component == "ak-stage-prompt"
+        assert (await client.walk("f", {"a": large})).component == END
