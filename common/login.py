@@ -228,6 +228,7 @@ class LoginService:
             standing.person,
             standing.progress,
             standing.expires,
+            standing.person.wrong,
         )
         execution = self._execution(run, self._monotonic() + self.budget_s, standing.cookies)
         result = await execution.run(
@@ -244,17 +245,19 @@ class LoginService:
         return await self._within_budget(self._hear(standing, text))
 
     async def _hear(self, standing: Standing, text: str) -> Outcome | Paused:
-        challenge = standing.pending()
+        challenge, wrong = standing.pending(), standing.person.wrong
         standing.solver, move = flow.heard(standing.solver, standing.person, standing.progress, challenge, text)
         if isinstance(move, Denied):
             return move
-        return self.pause(standing, move) if isinstance(move, Ask) else await self._go_on(standing, move)
+        if isinstance(move, Ask):
+            return self.pause(standing, move, mistaken=standing.person.wrong > wrong)
+        return await self._go_on(standing, move)
 
-    def pause(self, standing: Standing, ask: Ask) -> Paused:
-        """Stand still at a question; a push that goes with it is sent now."""
+    def pause(self, standing: Standing, ask: Ask, *, mistaken: bool = False) -> Paused:
+        """Stand still at a question; a push that goes with it is sent now. ``mistaken``: see ``Paused``."""
         left_s = max(0.0, standing.expires - self._now())
         standing.question = Question(ask.text, ask.echo, ask.kind, left_s, ask.options)
-        return PausedLogin(self, standing, ask.push)
+        return PausedLogin(self, standing, ask.push, mistaken=mistaken)
 
     def seal(self, standing: Standing, binding: bytes) -> bytes:
         """The sealed form. Raises ``SealError``."""
@@ -266,7 +269,8 @@ class LoginService:
         if isinstance(result, Denied | Unavailable):
             return result
         if isinstance(result, Asked):
-            return self.pause(run.standing(execution, result.challenge), result.ask)
+            standing = run.standing(execution, result.challenge)
+            return self.pause(standing, result.ask, mistaken=standing.person.wrong > run.wrong)
         if not isinstance(result, Ended):
             return Unavailable(Reason.INTERNAL, type(result).__name__)
         if credentials.certificate_only:
@@ -427,6 +431,7 @@ class _Run:
     person: Person | None
     progress: Progress
     expires: float
+    wrong: int = 0  # answers to the present challenge that were no good before this run
 
     def standing(self, execution: FlowClient, challenge: Challenge) -> Standing:
         """Everything that is needed to go on later."""

@@ -171,6 +171,7 @@ class Paused(ABC):
 
     question: Question
     username: str  # the name that the login began with
+    mistaken = False  # whether the question follows an answer of the person's that was no good: a guess, maybe
 
     @abstractmethod
     async def answer(self, text: str) -> Outcome | Paused:

@@ -36,8 +36,11 @@ class PausedLogin(Paused):
     Then the login can neither be put away nor go on otherwise: its one call is under way.
     """
 
-    def __init__(self, service: Continues, standing: Standing, push: PushAnswer | None = None) -> None:
+    def __init__(
+        self, service: Continues, standing: Standing, push: PushAnswer | None = None, *, mistaken: bool = False
+    ) -> None:
         self._service = service
+        self.mistaken = mistaken
         self._standing: Standing | None = standing
         self._client_ip = standing.credentials.client_ip
         self.question = standing.question

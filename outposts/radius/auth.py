@@ -166,7 +166,7 @@ class Authenticator:
     def _decide(self, request: Request) -> Answer | Silence | Coroutine[Any, Any, Answer | Silence]:
         packet, provider = request.packet, request.provider
         name = hidden = state = None
-        chap = False
+        chap = vendors = False
         for kind, value in packet.attributes:
             if kind == _USER_NAME:
                 name = value if name is None else name
@@ -179,8 +179,8 @@ class Authenticator:
             elif kind == _CHAP_PASSWORD:
                 chap = True
             elif kind == _VENDOR_SPECIFIC:
-                chap = chap or any(packet.vendor(VENDOR_MICROSOFT, number) for number in _MS_CHAP)
-        if chap:
+                vendors = True
+        if chap or (vendors and any(packet.vendor(VENDOR_MICROSOFT, number) for number in _MS_CHAP)):
             return self._refuse(request, "unsupported_auth")
         if not name:
             return self._refuse(request, "no_user_name")
@@ -319,7 +319,10 @@ class Authenticator:
 
     def accept(self, request: Request, grant: Grant, success: Succeed | None) -> Answer:
         """The Access-Accept: the only place that states one. ``success``: how EAP ended; None for a password."""
-        attributes = grant.attributes if success is None else self._with_keys(request, grant, success)
+        if grant.session.session_id in self._ended:  # between the core's yes and the end of EAP a minute may pass
+            attributes: Attributes | str = "session_ended"
+        else:
+            attributes = grant.attributes if success is None else self._with_keys(request, grant, success)
         if isinstance(attributes, str):
             eap = failure_for(request.packet.joined(_EAP_MESSAGE))
             return self.reject(request, attributes, eap=eap, username=grant.username, stage="", message="")
@@ -396,8 +399,9 @@ _MS_CHAP = (MicrosoftAttribute.MS_CHAP_RESPONSE, MicrosoftAttribute.MS_CHAP2_RES
 
 
 def _account(request: Request) -> str:
-    """Whose failed answers are counted."""
-    return (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
+    """Whose failed answers are counted: the name that the login began with, or another realm would be another count."""
+    name = (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
+    return without_realm(name) if request.provider.strip_realm else name
 
 
 def _typed(request: Request) -> str:

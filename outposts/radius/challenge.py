@@ -23,6 +23,7 @@ from common import logs
 from common.outcomes import Denied, Outcome, Paused, Question, Reason, Unavailable
 from common.shared_store import StoreUnavailable
 from outposts.radius.attributes import text_attributes
+from outposts.radius.providers import RadiusProvider
 from outposts.radius.request import Answer, Request
 from outposts.radius.rfc import Attribute, Code
 from outposts.radius.session import STATE_SIZE, Exchanges
@@ -53,10 +54,15 @@ class Restores(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A login that waits: ``user_name`` is the request's, octet for octet."""
+    """A login that waits: ``user_name`` is the request's, octet for octet.
+
+    ``provider`` is the one that it began with: a question that was put while it changed is over. None: shared, where
+    the key says what must not have changed.
+    """
 
     user_name: bytes
     paused: Paused
+    provider: RadiusProvider | None = None
 
 
 class AnswerRefused(Exception):
@@ -126,13 +132,18 @@ class Challenges:
         state = await self._share(request, user_name, paused)
         if state is None:
             expires = self._monotonic() + paused.question.timeout_s
-            state = self.exchanges.open(Pending(user_name, paused), request.provider.pk, request.client_ip, expires)
+            state = self.exchanges.open(
+                Pending(user_name, paused, request.provider), request.provider.pk, request.client_ip, expires
+            )
         return Answer(Code.ACCESS_CHALLENGE, challenge_attributes(paused.question, state), username=paused.username)
 
     async def answer(self, request: Request) -> Outcome | Paused:
         """Go on with the login that a request's State names. Never raises (but for cancellation)."""
         state = request.packet.first(Attribute.STATE) or b""
         pending = self.exchanges.take(state, request.provider.pk, request.client_ip, self._monotonic())
+        if pending is not None and pending.provider is not request.provider:
+            self._drop(pending)
+            return Denied(Reason.CHALLENGE_EXPIRED, "the provider has changed meanwhile")
         if pending is None:
             try:
                 pending = await self._fetch(request, state)

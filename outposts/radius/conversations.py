@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from common import logs
@@ -43,6 +43,7 @@ from outposts.radius.eap.steps import (
     Step,
     Succeed,
 )
+from outposts.radius.providers import RadiusProvider
 from outposts.radius.request import Answer, Request, Silence
 from outposts.radius.rfc import Attribute, Code
 from outposts.radius.session import EXCHANGE_TTL_S, Exchanges
@@ -84,9 +85,13 @@ class Grants(Protocol[G]):
 
 @dataclass(slots=True, eq=False)
 class Conversation(Generic[G]):
-    """One EAP session, what the core has granted to it so far, and the login that waits for an answer."""
+    """One EAP session, what the core has granted to it so far, and the login that waits for an answer.
+
+    ``provider`` is the one that it began with: it is over when that changes, also while somebody works on it.
+    """
 
     session: EapSession
+    provider: RadiusProvider
     expires: float
     grant: G | None = None
     paused: Paused | None = None
@@ -139,9 +144,12 @@ class Conversations(Generic[G]):
                 self._random,
                 framed_mtu=int.from_bytes(mtu, "big") if mtu is not None and len(mtu) == 4 else None,
             )
-            conversation = Conversation(session, now + EXCHANGE_TTL_S)
+            conversation = Conversation(session, provider, now + EXCHANGE_TTL_S)
         else:
             conversation = self.exchanges.take(state, provider.pk, request.client_ip, now)
+            if conversation is not None and conversation.provider is not provider:
+                self._drop(conversation)
+                conversation = None
             if conversation is None:
                 return self._grants.reject(
                     request, "unknown_state", eap=failure_for(eap), username="", stage="", message=""
@@ -188,8 +196,10 @@ class Conversations(Generic[G]):
             while isinstance(step, Decide):
                 decision = await self._judge(request, conversation, step.question)
                 if isinstance(decision, Silence):
+                    # The session is over, so a copy of this packet would find none and be rejected: it is met by
+                    # silence too, and the client asks its next server.
                     session.abandon()
-                    return decision
+                    return replace(decision, again=False)
                 if self._may_work_here(session):
                     step = self._here(session.decided, decision)
                 else:

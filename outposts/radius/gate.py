@@ -68,6 +68,8 @@ class Gate:
                 failed = False
             elif isinstance(outcome, Denied) and outcome.reason not in NO_GUESS:
                 failed = True
+            elif isinstance(outcome, Paused) and outcome.mistaken:
+                failed = True  # a wrong code; whoever gives up before the last try must not try for nothing
             return outcome
         finally:
             self.throttle.end(attempt, self._now(), failed)

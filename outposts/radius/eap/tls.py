@@ -15,7 +15,7 @@ dropped as soon as nothing more will be said through it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from cryptography import x509
@@ -65,7 +65,7 @@ class Setup:
 class Keys:
     """What the handshake gave for the outside."""
 
-    msk: bytes
+    msk: bytes = field(repr=False)
     session_id: bytes
 
 
