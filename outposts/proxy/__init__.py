@@ -11,6 +11,7 @@ Rules without input or output (levels 0 to 2), in the order in which a request m
     identity.py   claims → header octets that are ready to send; what a client must not send
     rules.py      paths and networks without login, groups that a path needs
     state.py      what travels through a login: sealed, expiring, for one browser, used once
+    verdicts.py   what can become of a request
     decision.py   one request → one verdict; the only place that says ``Allow``
     callback.py   a browser back from the core: exchange its code, begin anew, or a page that says why not
     forwarding.py a request that may pass, as the application behind gets it

@@ -169,6 +169,18 @@ def new_ticket(random: Random, now: float) -> Ticket:
     return Ticket(_base64url(random(TICKET_SIZE)), int(now), 1)
 
 
+def next_ticket(tickets: list[Ticket], random: Random, now: float) -> Ticket:
+    """The ticket for one more login of a browser that brought these: its own again, so that its other logins go on.
+
+    Raises ``StateError`` (looping) if it begins so many that something must be wrong. The caller sets it as a cookie.
+    """
+    if not tickets:
+        return new_ticket(random, now)
+    if tickets[0].looping(now):
+        raise StateError(StateProblem.LOOPING)
+    return tickets[0].next(now)
+
+
 def begin(
     random: Random, now: float, ticket: Ticket, *, target: str = "", restarts: int = 0, post: str = ""
 ) -> LoginState:

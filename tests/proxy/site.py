@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 from common.records import ProxyProvider as Record
 from common.setting_rows import EXTRAS
+from outposts.proxy import rfc
 from outposts.proxy import session as sessions
-from outposts.proxy.decision import Check, Tried, Verdict, judge, prepare
+from outposts.proxy.decision import Allow, Check, Login, Passed, Reply, Tried, Verdict, judge, pick, prepare
 from outposts.proxy.providers import Providers, ProxyProvider, resolve, resolve_all
 from outposts.proxy.session import Session
 from outposts.proxy.wire import AuthRequest, Connection
@@ -162,9 +163,7 @@ def verdict(
     if not isinstance(check, Check):
         return check
     stored = {session.key: session for session in sessions_there}
-    found = [stored.get(sessions.key_of(value)) for value in check.values]
-    alive = next((session for session in found if session is not None and session.live(now)), None)
-    return judge(check, alive or next(filter(None, found), None), now, tried)
+    return judge(check, pick(check, stored.get, now), now, tried)
 
 
 def cookie(one: ProxyProvider, value: str = "c" * 43) -> dict[str, str]:
@@ -175,3 +174,28 @@ def cookie(one: ProxyProvider, value: str = "c" * 43) -> dict[str, str]:
 def quoted(url: str) -> str:
     """A URL as the value of a query's key."""
     return quote(url, safe="")
+
+
+USER_HEADERS = {"Username", "Groups", "Entitlements", "Email", "Name", "Uid", "Jwt"}
+
+
+def headers_of(allow: object) -> dict[str, str]:
+    """The identity headers of an ``Allow``, by name; all of them are there."""
+    assert isinstance(allow, Allow)
+    found = {name.decode(): value.decode() for name, value in allow.identity.pairs()}
+    assert set(rfc.IDENTITY_HEADERS) <= found.keys()
+    return found
+
+
+def assert_anonymous(allow: object, why: Passed) -> None:
+    """It may pass without a user: all headers there, those about a user empty."""
+    found = headers_of(allow)
+    assert isinstance(allow, Allow)
+    assert (allow.session, allow.why) == (None, why)
+    assert {found[f"X-Authentik-{name}"] for name in USER_HEADERS} == {""}
+
+
+def assert_login(found: object, target: str, reply: Reply = Reply.REDIRECT) -> None:
+    """A login begins that ends there."""
+    assert isinstance(found, Login), found
+    assert (found.target, found.reply) == (target, reply)

@@ -29,6 +29,7 @@ from outposts.proxy.state import (
     begin,
     check_browser,
     new_ticket,
+    next_ticket,
     restart,
 )
 from tests.proxy.site import NOW, randomness
@@ -187,6 +188,18 @@ def test_tickets_count_logins() -> None:
     assert ticket.next(NOW + LOOP_WINDOW_S + 1) == Ticket(ticket.secret, int(NOW) + LOOP_WINDOW_S + 1, 1)
     assert ticket.digest == TICKET.digest
     assert Ticket(ticket.secret, int(NOW), 999).next(NOW).begun == 999
+
+
+def test_a_browser_keeps_its_ticket() -> None:
+    """The first one it brought, so that logins of other tabs go on; too many end with an error."""
+    made = next_ticket([], RANDOM, NOW)
+    assert made.begun == 1
+    again = next_ticket([made, TICKET], RANDOM, NOW + 1)
+    assert (again.secret, again.begun) == (made.secret, 2)
+    check_browser(begin(RANDOM, NOW, made), [again])
+    with pytest.raises(StateError) as caught:
+        next_ticket([Ticket(made.secret, int(NOW), MAX_BEGUN)], RANDOM, NOW + 1)
+    assert caught.value.problem is StateProblem.LOOPING
 
 
 def test_used_states() -> None:
