@@ -155,6 +155,7 @@ _PLAIN: dict[type[Model], ModelRow] = {
     models.Application: ModelRow(
         models.Application, ignored=frozenset({"icon", "meta_hide", "policy_engine", "blank_launch_url"})
     ),
+    models.ApplicationEntitlement: ModelRow(models.ApplicationEntitlement),
     models.Flow: ModelRow(models.Flow),
     models.StageBinding: ModelRow(models.StageBinding),
     models.PolicyBinding: ModelRow(models.PolicyBinding),
@@ -189,7 +190,7 @@ NOT_OFFERED = frozenset(
     {f"authentik_stages_{name}.{name.replace('_', '')}stage" for name in _NOT_OFFERED_STAGES}
     | {
         "authentik_policies_geoip.geoippolicy",
-        "authentik_core.applicationentitlement", "authentik_sources_oauth.oauthsource",
+        "authentik_sources_oauth.oauthsource",
         "authentik_sources_saml.samlsource", "authentik_sources_ldap.ldapsource", "authentik_enterprise.license",
         "authentik_rbac.initialpermissions", "authentik_events.notificationrule",
         "authentik_events.notificationtransport", "authentik_tasks_schedules.schedule",

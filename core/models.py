@@ -5,7 +5,7 @@ means "not stored yet"; :meth:`core.database.Database.save` fills it in. Referen
 differs by type (options of stages, policies, providers, mappings) is the mapping ``options``, so that a new type needs
 no migration; ``type`` is then the blueprint model name, such as ``authentik_stages_password.passwordstage``.
 
-Devices are in ``devices.py``, what single stages keep in ``stage_models.py``, codes and tokens of the OAuth2 provider in
+Devices are in ``devices.py``, what single stages keep in ``stage_models.py``, codes and tokens that clients hold in
 ``oauth2_models.py``; all are named here too.
 
 Secrets (password hashes, token keys, private keys, one-time codes) are left out of ``repr``.
@@ -72,6 +72,7 @@ class Directory(Protocol):
     def effective_groups(self, user: User) -> list[Group]: ...
     def effective_roles(self, user: User) -> list[Role]: ...
     def merged_attributes(self, user: User, brand_attributes: dict[str, Any] | None = None) -> dict[str, Any]: ...
+    def entitlements_of(self, user: User, application: Application) -> list[ApplicationEntitlement]: ...
 
 
 @dataclass(kw_only=True, eq=False)
@@ -151,6 +152,12 @@ class User(Model):
             return copy.deepcopy(self.attributes)
         brand = getattr(request, "brand", None)
         return self.directory.merged_attributes(self, getattr(brand, "attributes", None))
+
+    def app_entitlements(self, application: Application | None) -> Related[ApplicationEntitlement]:
+        """What the user is entitled to in an application, by name."""
+        if self.directory is None or not self.stored or application is None:
+            return Related(())
+        return Related(self.directory.entitlements_of(self, application))
 
     def has_usable_password(self) -> bool:
         """Whether the user has a password hash at all."""
@@ -301,6 +308,16 @@ class Application(Model):
     meta_description: str = ""
     meta_publisher: str = ""
     open_in_new_tab: bool = False
+
+
+@dataclass(kw_only=True, eq=False)
+class ApplicationEntitlement(Model):
+    """A right inside an application. Who has it is said by bindings of groups and users to its ``pk``."""
+
+    pk: str = ""
+    name: str
+    app: str
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, eq=False)

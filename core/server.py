@@ -28,9 +28,11 @@ from core.certificates import OUTPOST_HEADER
 from core.database import Change
 from core.errors import Busy, CorePartError, Forbidden, ValidationFailed
 from core.flows.executor import Executor, Reply, is_local, same_origin
-from core.flows.planner import EmptyFlow, FlowCatalogue, FlowNotApplicable
+from core.flows.planner import EmptyFlow, FlowCatalogue, FlowNotApplicable, Planner
 from core.http_request import FALLBACK_CLIENT_IP, HTTPRequest, parse_query
 from core.hub import Hub
+from core.oauth2.web import OAuth2Routes
+from core.pages.web import Pages
 from core.services import Services
 from core.sessions import CSRF_HEADER, PLAN, SESSION_COOKIE, SessionHandle
 from core.settings import CoreSettings
@@ -72,6 +74,8 @@ class Server:
         self._hub = hub
         self._catalogue = FlowCatalogue(services.database)
         self._executor = Executor(services, self._catalogue, stage_types)
+        self._pages = Pages(services, self, self._executor, self._catalogue)
+        self._oauth2 = OAuth2Routes(services, self, self._pages, self._executor, Planner(services, self._catalogue))
         self._locks: dict[str, _Held] = {}
         self._outposts = _OutpostTokens(services)
         self.app = web.Application(middlewares=[self._middleware], client_max_size=MAX_BODY_BYTES)
@@ -86,6 +90,8 @@ class Server:
         router.add_get("/flows/-/default/{designation}/", self._default_flow)
         router.add_get("/flows/-/configure/{pk}/", self._configure_stage)
         router.add_route("*", API + "/flows/executor/{slug}/", self._flow)
+        self._pages.add_routes(router)
+        self._oauth2.add_routes(router)
         by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
             by_path.setdefault(route.path, {})[route.method] = route
@@ -186,7 +192,7 @@ class Server:
                 return address
         return chain[0] if chain else None
 
-    def _finish(self, response: web.Response, facts: HTTPRequest, session: SessionHandle, *, announce: bool) -> None:
+    def finish(self, response: web.Response, facts: HTTPRequest, session: SessionHandle, *, announce: bool) -> None:
         """Write the session and set its cookies."""
         cookies = self._services.sessions.commit(
             session, client_ip=facts.client_ip, user_agent=facts.headers.get("User-Agent", "")[:255], announce=announce
@@ -202,11 +208,7 @@ class Server:
         if flow is None:
             raise web.HTTPNotFound
         body = await request.read()
-        cookie = request.cookies.get(SESSION_COOKIE)
-        if not cookie:
-            return await self._run_flow(request, flow, body)
-        # two requests of one session would overwrite each other's plan: one after the other
-        async with self._lock(cookie):
+        async with self.locked(request.cookies.get(SESSION_COOKIE)):
             return await self._run_flow(request, flow, body)
 
     async def _run_flow(self, request: web.Request, flow: models.Flow, body: bytes) -> web.Response:
@@ -222,16 +224,23 @@ class Server:
             csrf_header=request.headers.get(CSRF_HEADER),
         )
         response = _reply(reply)
-        self._finish(response, facts, session, announce=True)
+        self.finish(response, facts, session, announce=True)
         return response
 
     @contextlib.asynccontextmanager
-    async def _lock(self, name: str) -> AsyncIterator[None]:
-        held = self._locks.get(name)
+    async def locked(self, cookie: str | None) -> AsyncIterator[None]:
+        """Hold a session: two requests of one would overwrite each other's plan, so they go one after the other.
+
+        :raises Busy: too many sessions are held.
+        """
+        if not cookie:
+            yield
+            return
+        held = self._locks.get(cookie)
         if held is None:
             if len(self._locks) >= MAX_SESSION_LOCKS:
                 raise Busy("too many logins are in progress")
-            held = self._locks[name] = _Held()
+            held = self._locks[cookie] = _Held()
         held.users += 1
         try:
             async with held.lock:
@@ -239,7 +248,7 @@ class Server:
         finally:
             held.users -= 1
             if held.users == 0:
-                self._locks.pop(name, None)
+                self._locks.pop(cookie, None)
 
     async def _cancel_flow(self, request: web.Request) -> web.StreamResponse:
         """Drop the session's plan; on to a local ``next``, else to the default invalidation flow (flows.md §3.9)."""
@@ -247,7 +256,7 @@ class Server:
         session.remove(PLAN)
         target = request.query.get("next", "")
         response = _redirect(target if is_local(target) else DEFAULT_INVALIDATION)
-        self._finish(response, facts, session, announce=False)
+        self.finish(response, facts, session, announce=False)
         return response
 
     async def _default_flow(self, request: web.Request) -> web.StreamResponse:
@@ -256,7 +265,7 @@ class Server:
         if designation not in DEFAULT_DESIGNATIONS:
             raise web.HTTPNotFound
         facts, session = self.facts(request)
-        flow = await self._default_for(designation, facts)
+        flow = await self.default_flow(designation, facts)
         if flow is None:
             raise web.HTTPNotFound
         plan = session.get(PLAN)
@@ -264,7 +273,7 @@ class Server:
             session.remove(PLAN)
         query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
         response = _redirect(f"/if/flow/{flow.slug}/{query}")
-        self._finish(response, facts, session, announce=False)
+        self.finish(response, facts, session, announce=False)
         return response
 
     async def _configure_stage(self, request: web.Request) -> web.StreamResponse:
@@ -272,7 +281,7 @@ class Server:
         facts, session = self.facts(request)
         if session.user is None:
             response = _redirect(f"{DEFAULT_AUTHENTICATION}?{urlencode({'next': request.path})}")
-            self._finish(response, facts, session, announce=False)
+            self.finish(response, facts, session, announce=False)
             return response
         database = self._services.database
         stage = database.first(models.Stage, pk=request.match_info["pk"])
@@ -285,10 +294,10 @@ class Server:
         except (FlowNotApplicable, EmptyFlow):
             raise web.HTTPNotFound from None
         response = _redirect(f"/if/flow/{flow.slug}/")
-        self._finish(response, facts, session, announce=False)
+        self.finish(response, facts, session, announce=False)
         return response
 
-    async def _default_for(self, designation: str, facts: HTTPRequest) -> models.Flow | None:
+    async def default_flow(self, designation: str, facts: HTTPRequest) -> models.Flow | None:
         database = self._services.database
         pk = getattr(facts.brand, f"flow_{designation}", None)
         if pk:
@@ -320,7 +329,7 @@ class Server:
             )
             answer = await route.handler(call)
             response = _answer(answer)
-            self._finish(response, facts, session, announce=call.announce)
+            self.finish(response, facts, session, announce=call.announce)
             return response
 
         return handle

@@ -7,8 +7,11 @@ from typing import Any
 
 from core import access, durations, models
 from core.api.base import NO_CREDENTIALS, Answer, Call, Route, by_number, by_uuid, not_found, update
-from core.api.providers import LDAP, LDAP_OPTIONS, PROXY, RADIUS, base_fields
+from core.api.providers import LDAP, LDAP_OPTIONS, PROXY, PROXY_OPTIONS, RADIUS, base_fields
 from core.errors import Forbidden, ValidationFailed
+from core.oauth2 import discovery
+from core.oauth2 import providers as clients
+from core.oauth2.protocol import base_url
 from core.radius_attributes import reply_attributes
 
 OUTPOST = "authentik_outposts.outpost"
@@ -183,9 +186,35 @@ async def radius(call: Call) -> Answer:
 
 
 async def proxy(call: Call) -> Answer:
-    """``GET /outposts/proxy/``: the OAuth2 side of proxy providers is not offered yet, so none is listed."""
-    _served(call, PROXY)
-    return call.page(0, lambda limit, offset: [], list)
+    """``GET /outposts/proxy/``; the addresses are those by which this very request came (flows.md §8.4)."""
+    providers, applications = _served(call, PROXY)
+    database = call.services.database
+    base = base_url(call.http.headers.get("Host", ""), call.http.headers.get("X-Forwarded-Proto", ""),
+                    secure=call.http.secure)  # fmt: skip
+    if base is None:
+        raise ValidationFailed("The Host header is not acceptable.")
+
+    def show(page: Sequence[models.Provider]) -> list[dict[str, Any]]:
+        shown = []
+        for provider in page:
+            client = clients.of(provider, applications[int(provider.pk or 0)])
+            shown.append(
+                {
+                    "pk": provider.pk,
+                    "name": provider.name,
+                    **{name: provider.options.get(name, default) for name, default in PROXY_OPTIONS.items()},
+                    "client_id": client.client_id,
+                    "client_secret": client.client_secret,
+                    "oidc_configuration": discovery.document(database, client, base),
+                    "access_token_validity": client.access_life_s,
+                    "scopes_to_request": clients.scopes(database, client),
+                    "assigned_application_slug": client.application.slug,
+                    "assigned_application_name": client.application.name,
+                }
+            )
+        return shown
+
+    return call.page(len(providers), lambda limit, offset: providers[offset : offset + limit], show)
 
 
 def _asked(call: Call, type_: str, name: str) -> tuple[models.User, models.Provider, models.Application]:

@@ -21,6 +21,7 @@ from core.models import (
     OUTPOST_TYPES,
     AccessToken,
     Application,
+    ApplicationEntitlement,
     AuthorizationCode,
     Blueprint,
     Brand,
@@ -78,6 +79,7 @@ MODEL_NAMES: dict[type[Model], str] = {
     Group: "authentik_core.group",
     Token: "authentik_core.token",
     Application: "authentik_core.application",
+    ApplicationEntitlement: "authentik_core.applicationentitlement",
     Session: "authentik_core.authenticatedsession",
     Role: "authentik_rbac.role",
     Flow: "authentik_flows.flow",
@@ -167,6 +169,22 @@ class Database(DirectoryStore):
         for app in self.find(Application, backchannel_providers__in=provider_pks):
             found.update({pk: app for pk in app.backchannel_providers if pk in wanted})
         return found
+
+    def entitlements_of(self, user: User, application: Application) -> list[ApplicationEntitlement]:
+        """The entitlements of an application that a user or one of the user's groups, inherited ones too, has."""
+        return [
+            entitlement
+            for entitlement in self.find(ApplicationEntitlement, app=application.pk)
+            if any(self._entitled(user, binding) for binding in self.bindings_of(entitlement.pk))
+        ]
+
+    def _entitled(self, user: User, binding: PolicyBinding) -> bool:
+        """Whether a binding names the user. A negated one names everybody else and gives nothing to anybody."""
+        if binding.negate:
+            return False
+        if binding.group is not None:
+            return self.is_member(user.pk, binding.group)
+        return binding.user is not None and binding.user == user.pk
 
     def outposts_with_provider(self, provider_pk: int) -> list[Outpost]:
         """The outposts that serve a provider."""
@@ -414,6 +432,9 @@ class Database(DirectoryStore):
     def before_delete(self, record: Model) -> None:
         super().before_delete(record)
         match record:
+            case Application():
+                for entitlement in self.find(ApplicationEntitlement, app=record.pk):
+                    self.delete(entitlement)
             case Provider():
                 for outpost in self.outposts_with_provider(int(record.pk or 0)):
                     outpost.providers.remove(int(record.pk or 0))
@@ -429,7 +450,7 @@ class Database(DirectoryStore):
 
     def after_delete(self, record: Model) -> None:
         super().after_delete(record)
-        if isinstance(record, Flow | StageBinding | Application):
+        if isinstance(record, Flow | StageBinding | Application | ApplicationEntitlement):
             self.sql("DELETE FROM policy_binding WHERE target = ?", (record.pk,))
         self.sql("DELETE FROM permission WHERE model = ? AND object_pk = ?", record_key(record))
         self.sql("DELETE FROM blueprint_owned WHERE model = ? AND pk = ?", record_key(record))

@@ -206,8 +206,11 @@ STEPS: tuple[str, ...] = (
         password_hash TEXT NOT NULL, created REAL NOT NULL);
     CREATE INDEX password_history_user ON password_history (user, created);
     """,
-    # 3: codes and tokens of the OAuth2 provider
+    # 3: codes and tokens of the OAuth2 provider, entitlements
     """
+    CREATE TABLE application_entitlement (
+        pk TEXT PRIMARY KEY, name TEXT NOT NULL, app TEXT NOT NULL REFERENCES application(pk) ON DELETE CASCADE,
+        attributes TEXT NOT NULL, UNIQUE (app, name));
     CREATE TABLE oauth2_code (
         pk TEXT PRIMARY KEY, provider INTEGER NOT NULL REFERENCES provider(pk) ON DELETE CASCADE,
         user INTEGER NOT NULL REFERENCES user(pk) ON DELETE CASCADE,
@@ -325,6 +328,7 @@ TABLES: dict[type[models.Model], Table] = {
         order="name",
         many={"backchannel_providers": Many("application_backchannel", models.Provider)},
     ),
+    models.ApplicationEntitlement: _table(models.ApplicationEntitlement, "application_entitlement", order="name"),
     models.Outpost: _table(
         models.Outpost, "outpost", order="name", many={"providers": Many("outpost_provider", models.Provider)}
     ),

@@ -20,10 +20,12 @@ from core.stages.email import ConfirmStage, EmailStage
 from core.stages.identification import IdentificationStage
 from core.stages.invitation import InvitationStage
 from core.stages.mtls import MutualTLSStage
+from core.stages.oauth2_fulfilment import OAuth2FulfilmentStage
 from core.stages.password import PasswordStage
 from core.stages.prompt import PromptStage
 from core.stages.redirect import RedirectStage
 from core.stages.redirect_url import RedirectURLStage
+from core.stages.session_end import SessionEndStage
 from core.stages.user_delete import UserDeleteStage
 from core.stages.user_login import UserLoginStage
 from core.stages.user_logout import UserLogoutStage
@@ -55,4 +57,6 @@ STORABLE: dict[str, type[Stage]] = {
         UserWriteStage,
     )
 }
-STAGES: dict[str, type[Stage]] = STORABLE | {stage.model: stage for stage in (ConfirmStage, RedirectURLStage)}
+STAGES: dict[str, type[Stage]] = STORABLE | {
+    stage.model: stage for stage in (ConfirmStage, OAuth2FulfilmentStage, RedirectURLStage, SessionEndStage)
+}

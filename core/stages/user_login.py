@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from core import durations, models
+from core.sessions import AUTHENTICATED
 from core.stages.base import Advance, Challenge, ChallengeStage, Errors, Invalid, Options, Outcome, check_duration
 from core.stages.password import INBUILT
 
@@ -75,6 +76,8 @@ class UserLoginStage(ChallengeStage):
         context.setdefault("user_backend", INBUILT)
         bound_ip = run.request.client_ip if self.options.network_binding == "bind_asn_network_ip" else None
         run.session.login(user, duration_s=duration_s, bound_ip=bound_ip)
+        how = {"method": str(context.get("auth_method", "password")), "mfa": bool(arguments.get("mfa_devices"))}
+        run.session.put(AUTHENTICATED, {"at": services.now(), **how})
         if not interactive:
             run.session.remember_device(user, durations.seconds(self.options.remember_device))
         services.logged_in(user)
