@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.api import (
     applications,
     authenticated_sessions,
+    authenticators,
     brands,
     crypto,
     events,
@@ -20,6 +21,7 @@ from core.api.base import Route
 ROUTES: tuple[Route, ...] = (
     *applications.ROUTES,
     *authenticated_sessions.ROUTES,
+    *authenticators.ROUTES,
     *brands.ROUTES,
     *crypto.ROUTES,
     *events.ROUTES,

@@ -469,6 +469,29 @@ async def test_duo_setup() -> None:
         assert running.database.exists(models.Event, action="configuration_error")
 
 
+async def test_duo_enrollment_status() -> None:
+    """A page asks whether the phone is there: only in a session that sets one up, and only of this stage."""
+    async with core() as running, duo(running) as peer:
+        build = Builder(running)
+        flow = build.flow("setup", designation="stage_configuration", authentication="require_authenticated")
+        stage = build.stage(flow, "duo", options=duo_options(peer)).stage
+        path = f"/stages/authenticator/duo/{stage}/enrollment_status/"
+        assert (await running.client().post(path)).status == 403
+        client, _ = await begun(running, "ldap-authentication-flow")
+        headers = {"X-authentik-CSRF": client.jar["authentik_csrf"]}
+        assert (await client.post(path, headers=headers)).status == 400
+        assert (await client.flow("setup")).component == "ak-stage-authenticator-duo"
+        for state in ("waiting", "success", "invalid"):
+            peer.activated = state
+            assert (await client.post(path, headers=headers)).json == {"duo_response": state}
+        peer.broken = True
+        assert (await client.post(path, headers=headers)).status == 400
+        login = running.database.first(models.Stage, name="default-authentication-login")
+        assert login is not None
+        other = path.replace(stage, login.pk)
+        assert (await client.post(other, headers=headers)).status == 404
+
+
 async def test_duo_push_waits_for_the_person() -> None:
     """The request stays open while Duo says "waiting", and passes when it says "allow"; Duo sees who and from where."""
     async with core() as running, duo(running) as peer:
