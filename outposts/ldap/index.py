@@ -181,14 +181,18 @@ class Index:
             parts.start,
         )
 
-    def parts(self) -> IndexParts:
-        """The buffers, ready to be written."""
+    def text(self) -> memoryview:
+        """All values with what separates them, where they lie: no copy."""
+        return memoryview(self._blob)[self._start : self._start + self._offsets[self.size]]
+
+    def parts(self, *, whole: bool = True) -> IndexParts:
+        """The buffers, ready to be written; views but for the small ones. ``whole``: with the values, as a copy."""
         return IndexParts(
-            self._blob[self._start : self._start + self._offsets[self.size]],
+            self._blob[self._start : self._start + self._offsets[self.size]] if whole else b"",
             0,
-            bytes(memoryview(self._offsets)),  # type: ignore[arg-type]
-            bytes(memoryview(self._numbers)),  # type: ignore[arg-type]
-            b"" if self._ranges is None else bytes(memoryview(self._ranges)),  # type: ignore[arg-type]
+            memoryview(self._offsets).cast("B"),  # type: ignore[arg-type]
+            memoryview(self._numbers).cast("B"),  # type: ignore[arg-type]
+            b"" if self._ranges is None else memoryview(self._ranges).cast("B"),  # type: ignore[arg-type]
             [(place, bitmap.serialize()) for place, bitmap in self._large.items()],
             self.present.serialize(),
         )
@@ -196,7 +200,7 @@ class Index:
     def fingerprint(self) -> bytes:
         """Equal for indexes with the same values, entries and presence."""
         digest = blake2b(digest_size=16)
-        for part in (self.parts().blob, self._offsets, self._numbers, self._ranges or b"", self.present.serialize()):
+        for part in (self.text(), self._offsets, self._numbers, self._ranges or b"", self.present.serialize()):
             digest.update(part)  # type: ignore[arg-type]
         for place, bitmap in self._large.items():
             digest.update(b"%d" % place + bitmap.serialize())

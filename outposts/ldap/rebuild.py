@@ -111,6 +111,7 @@ class Rebuild:
             outcome.sealed = in_file
         else:
             contents = builder.finish()
+            del builder  # with what building took, before the new directory is written beside it
             write(target, contents)
             outcome.built = True
         if file is not None and not outcome.sealed:

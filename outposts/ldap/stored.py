@@ -75,11 +75,11 @@ def pieces(snapshot: Contents) -> Iterator[bytes | memoryview]:
 
     def place(index: Index) -> int:
         if id(index) not in written:
-            parts = index.parts()
+            parts = index.parts(whole=False)
             written[id(index)] = len(indexes)
             indexes.append(
                 {
-                    "blob": sections.add(parts.blob),
+                    "blob": sections.add(index.text()),
                     "offsets": sections.add(parts.offsets),
                     "numbers": sections.add(parts.numbers),
                     "ranges": sections.add(parts.ranges),
