@@ -15,6 +15,7 @@ LEVELS: dict[str, int] = {
     # common
     "common.errors": 0,
     "common.setting_rows": 0,
+    "common.setting_rows_ldap": 0,
     "common.setting_rows_proxy": 0,
     "common.setting_rows_radius": 0,
     "common.setting_values": 0,
