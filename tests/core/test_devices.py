@@ -682,3 +682,37 @@ async def test_default_flows_for_passwords_and_codes() -> None:
         assert len((await client.flow("default-authenticator-static-setup")).json["codes"]) == 6
         assert (await client.walk("default-authenticator-static-setup", {}, headers=headers)).component == PASSED
         assert running.database.exists(models.StaticDevice, user=running.user("alice").pk)
+
+
+async def test_case_71_no_device_leads_to_set_up() -> None:
+    """One set-up stage comes at once; of several the person chooses; then the login goes on."""
+    async with core() as running:
+        totp = running.database.first(models.Stage, name="default-authenticator-totp-setup")
+        static = running.database.first(models.Stage, name="default-authenticator-static-setup")
+        assert totp is not None and static is not None
+        login_flow(running, not_configured_action="configure", configuration_stages=[totp.pk])
+        client, reply = await begun(running, "login")
+        assert reply.component == "ak-stage-authenticator-totp"
+        secret = parse_qs(urlsplit(reply.json["config_url"]).query)["secret"][0]
+        code = pyotp.TOTP(secret).at(int(running.clock.now))
+        assert (await client.walk("login", {"code": code})).component == PASSED
+        assert (await client.get("/core/users/me/")).json["user"]["username"] == "alice"
+        # from now on it is asked for
+        assert (await begun(running, "login"))[1].component == VALIDATE
+        stage = running.database.first(models.Stage, type=TYPES["validate"], name__startswith="login-")
+        assert stage is not None
+        stage.options = stage.options | {"configuration_stages": [totp.pk, static.pk]}
+        running.database.save(stage)
+        client, reply = await begun(running, "login", "carol")
+        offered = reply.json["configuration_stages"]
+        assert reply.json["device_challenges"] == []
+        assert [(item["pk"], item["meta_model_name"]) for item in offered] == [
+            (totp.pk, TYPES["totp"]),
+            (static.pk, TYPES["static"]),
+        ]
+        for wrong in ({}, {"selected_stage": stage.pk}, {"selected_stage": "x"}, {"code": "123456"}):
+            assert (await client.flow("login", wrong)).component == VALIDATE
+        reply = await client.walk("login", {"selected_stage": static.pk})
+        assert reply.component == "ak-stage-authenticator-static"
+        assert (await client.walk("login", {})).component == PASSED
+        assert (await client.get("/core/users/me/")).json["user"]["username"] == "carol"
