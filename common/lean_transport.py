@@ -295,8 +295,10 @@ class LeanTransport:
     def _encoded(self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes | None) -> bytes:
         """The request as octets. Raises ValueError for what would be read as another header."""
         where = self._endpoint
-        lines = [f"{method} {where.base_path}{_target(target)} HTTP/1.1\r\nHost: {where.authority}\r\n"]
         given = {name.lower() for name, _ in headers}
+        lines = [f"{method} {where.base_path}{_target(target)} HTTP/1.1\r\n"]
+        if "host" not in given:
+            lines.append(f"Host: {where.authority}\r\n")
         lines += [line for name, line in self._usual.items() if name not in given]
         lines += [f"{name}: {_line(value)}\r\n" for name, value in headers]
         if body is None:

@@ -62,16 +62,17 @@ class SharedStore:
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep a value for ``ttl_s`` seconds. Raises ``StoreUnavailable``."""
-        await self._call(lambda client: client.set(self._prefix + key, value, px=max(1, int(ttl_s * 1000))))
+        await self.call(lambda client: client.set(self._prefix + key, value, px=max(1, int(ttl_s * 1000))))
 
     async def take(self, key: str) -> bytes | None:
         """A value, which is gone then; None if there is none. Raises ``StoreUnavailable``."""
-        found = await self._call(lambda client: client.getdel(self._prefix + key))
+        found = await self.call(lambda client: client.getdel(self._prefix + key))
         if found is not None and not isinstance(found, bytes):
             raise StoreUnavailable("not a value")
         return found
 
-    async def _call(self, command: Callable[[Redis], Any]) -> object:
+    async def call(self, command: Callable[[Redis], Any]) -> object:
+        """The answer to a command. Raises ``StoreUnavailable`` if there is none in time."""
         if self._client is None:
             raise StoreUnavailable("not open")
         from redis.exceptions import RedisError
@@ -81,6 +82,13 @@ class SharedStore:
                 return await command(self._client)
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(type(error).__name__) from None
+
+    @property
+    def client(self) -> Redis:
+        """The library's client, for what is no single command. Raises ``StoreUnavailable`` if there is none."""
+        if self._client is None:
+            raise StoreUnavailable("not open")
+        return self._client
 
     async def close(self) -> None:
         """Close all connections."""

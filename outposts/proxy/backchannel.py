@@ -1,8 +1,8 @@
 """Our own calls to a provider's endpoints: small forms out, small JSON objects in, and nothing else counts.
 
-One keep-alive client per origin, the core's rules for TLS (``AUTHENTIK_INSECURE``), its unix socket if that is how it is
-reached, a time-out over everything, no redirects (a token sent to one place is not sent on to another), a size cap per
-answer, and only ``application/json`` is read. Nothing is sent twice: codes and refresh tokens are used up by being sent.
+One keep-alive client per origin, the core's rules for TLS (``AUTHENTIK_INSECURE``), its unix socket if that is how it
+is reached, a time-out over everything, no redirects (a token sent to one place is not sent on to another), a size cap
+per answer, and only ``application/json`` is read. Nothing is sent twice: codes and refresh tokens are used up by it.
 """
 
 from __future__ import annotations

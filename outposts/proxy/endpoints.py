@@ -1,4 +1,4 @@
-"""Where a provider's OpenID endpoints are: as browsers reach them, and as we do (RFC 6749 §3, OpenID Connect Discovery).
+"""Where a provider's OpenID endpoints are: as browsers reach them, and as we do (RFC 6749 §3, OIDC Discovery §3).
 
 The core builds all URLs from the Host header of whoever asks it, ours included, so a core that is reached by another
 name than browsers use needs two views: what a browser is sent to has the public origin, what we call has the address
@@ -18,7 +18,21 @@ from outposts.proxy.state import LoginState
 
 MAX_ENDPOINT = 2048  # characters of one endpoint's URL; the core's have about 80
 SIGNING = frozenset(
-    {"HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+    {
+        "HS256",
+        "HS384",
+        "HS512",
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "EdDSA",
+    }
 )
 """Algorithms of RFC 7518 §3.1 and RFC 8037 that are verified. ``none`` is not one."""
 

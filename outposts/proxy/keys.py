@@ -1,8 +1,8 @@
 """The public keys that providers sign with (JWK sets, RFC 7517), fetched when needed and kept for a while.
 
 A token with an unknown key's name makes us look again, because providers change keys; but whoever can send tokens could
-make us ask all the time that way, so one set is fetched at most once in ``GAP_S``, and once for all who wait. A set that
-cannot be fetched any more stays good for ``STALE_S``: a core that is down must not log out those who are in.
+make us ask all the time that way, so one set is fetched at most once in ``GAP_S``, and once for all who wait. A set
+that cannot be fetched any more stays good for ``STALE_S``: a core that is down must not log out those who are in.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Problem(StrEnum):
 
     UNAVAILABLE = "unavailable"  # no answer, an answer too late, or an error of the core's own
     REFUSED = "refused"  # the core says no: used or expired code, wrong credentials
-    BAD_TOKEN = "bad_token"  # what the core answered is not a token that counts
+    BAD_TOKEN = "bad_token"  # noqa: S105 - what the core answered is not a token that counts
     NONSENSE = "nonsense"  # the answer is not one of an OpenID provider
     MISCONFIGURED = "misconfigured"  # the provider lacks an endpoint
 
@@ -119,9 +119,7 @@ class OpenIdClient:
         if not where.authorize:
             raise OidcError(Problem.MISCONFIGURED, "the provider names no authorization endpoint")
         sealed = provider.sealer.seal(state, self.random)
-        return places.authorize_url(
-            where, provider.client_id, provider.redirect_uri, provider.scopes, state, sealed
-        )
+        return places.authorize_url(where, provider.client_id, provider.redirect_uri, provider.scopes, state, sealed)
 
     def end_session_url(self, provider: ProxyProvider) -> str:
         """Where a browser is sent to be signed out of the core; "" if the provider names no such place.
