@@ -300,11 +300,19 @@ ROWS: tuple[ExtraSetting, ...] = (
         "sixty a second, which is half of `deadline`.",
     ),
     _row(
+        "max_pending_per_nas",
+        values.number(1, 1_000_000),
+        500,
+        "requests",
+        "The same for one client, so that none can use up the room of the others. A proxy in front that speaks for all "
+        "clients needs as many as `max_pending`.",
+    ),
+    _row(
         "max_flows",
         values.number(1, 10_000),
         64,
         "logins",
-        "Logins that run on the core at once; others wait their turn.",
+        "Logins that run on the core at once; others wait, and clients take turns.",
     ),
     _row(
         "failures",

@@ -8,8 +8,9 @@
                                                                              ├ too late, or superseded: kept only
                                                                              └ silence
 
-Nothing here waits for the core: what has to be waited for runs as a task, at most ``max_pending`` of them. Whatever
-goes wrong on the way ends in silence, never in an Access-Accept.
+Nothing here waits for the core: what has to be waited for runs as a task, at most ``max_pending`` of them, and of one
+client at most ``max_pending_per_client``, so that none can use up the room of the others. Whatever goes wrong on the
+way ends in silence, never in an Access-Accept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from outposts.radius.wire import PacketError, encode_reply
 Outcome = Answer | Silence
 
 MAX_PENDING = 1000  # requests in progress; the operator's ``max_pending`` takes its place
+MAX_PENDING_PER_CLIENT = 500  # of one address; the operator's ``max_pending_per_nas`` takes its place
 
 # Answers to Status-Server (RFC 5997 §4): they let nobody in.
 ALIVE, ALIVE_ACCOUNTING = Answer(Code.ACCESS_ACCEPT), Answer(Code.ACCOUNTING_RESPONSE)
@@ -75,7 +77,7 @@ class Observer(Protocol):
 
 
 class Desk:
-    """One per process. ``max_pending`` changes at a refresh.
+    """One per process. ``max_pending`` and ``max_pending_per_client`` change at a refresh.
 
     ``able()`` says whether logins can be decided now, or what is to be awaited to know.
     """
@@ -94,6 +96,7 @@ class Desk:
         self.authenticator = authenticator
         self.accounting = accounting
         self.max_pending = MAX_PENDING
+        self.max_pending_per_client = MAX_PENDING_PER_CLIENT
         # With several workers: passes a packet on whose State another one made; False if it is to be dealt with here.
         self.pass_on: Callable[[Request, Line, object], bool] | None = None
         self.in_service: Callable[[RadiusProvider], bool] = lambda provider: provider.pk in intake.providers.by_pk
@@ -101,6 +104,7 @@ class Desk:
         self._able = able
         self._clock = clock
         self._pending = 0
+        self._clients: dict[str, int] = {}  # requests in progress by address
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event | None = None
 
@@ -158,7 +162,7 @@ class Desk:
         code = request.packet.code
         try:
             outcome: Outcome | Coroutine[Any, Any, Outcome]
-            if self._pending >= self.max_pending:
+            if self._is_full(request):
                 outcome = Silence("overload")
             elif code == STATUS:
                 outcome = self._status(accounting_only)
@@ -174,7 +178,7 @@ class Desk:
         if isinstance(outcome, Answer | Silence):
             self._replied(request, entry, line, where, outcome)
             return
-        self._pending += 1
+        self._taken(request)
         task = asyncio.get_running_loop().create_task(self._work(request, entry, line, where, outcome))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -203,11 +207,27 @@ class Desk:
         except Exception:
             log.exception("request failed unexpectedly", client=request.client_ip)
         finally:
-            self._done()
-            self._replied(request, entry, line, where, outcome)
+            try:
+                self._replied(request, entry, line, where, outcome)
+            finally:
+                self._done(request)  # last: a delayed reply must not look like the end of everything
 
-    def _done(self) -> None:
+    def _is_full(self, request: Request) -> bool:
+        return (
+            self._pending >= self.max_pending or self._clients.get(request.client_ip, 0) >= self.max_pending_per_client
+        )
+
+    def _taken(self, request: Request) -> None:
+        self._pending += 1
+        self._clients[request.client_ip] = self._clients.get(request.client_ip, 0) + 1
+
+    def _done(self, request: Request) -> None:
         self._pending -= 1
+        left = self._clients[request.client_ip] - 1
+        if left:
+            self._clients[request.client_ip] = left
+        else:
+            del self._clients[request.client_ip]
         if not self._pending and self._idle is not None:
             self._idle.set()
 
@@ -221,7 +241,7 @@ class Desk:
             else:
                 self.intake.duplicates.answer(entry, b"", self._clock())
         elif outcome.code == Code.ACCESS_REJECT and provider.reject_delay:
-            self._pending += 1
+            self._taken(request)
             loop = asyncio.get_running_loop()
             loop.call_later(provider.reject_delay, self._send_delayed, request, entry, line, where, outcome)
             return
@@ -235,9 +255,11 @@ class Desk:
         self._observer.finished(request, outcome, self._clock() - request.received_at)
 
     def _send_delayed(self, request: Request, entry: Entry, line: Line, where: object, answer: Answer) -> None:
-        self._done()
-        outcome = self._send(request, entry, line, where, answer)
-        self._finished(request, line, where, outcome)
+        try:
+            outcome = self._send(request, entry, line, where, answer)
+            self._finished(request, line, where, outcome)
+        finally:
+            self._done(request)
 
     def _send(self, request: Request, entry: Entry, line: Line, where: object, answer: Answer) -> Outcome:
         """Sign, keep for copies, and send. Silence if that cannot be, or nobody waits for it any more."""

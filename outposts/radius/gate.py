@@ -1,15 +1,16 @@
 """What stands before each login on the core: waits after failures, and a bounded number of logins at once.
 
 Failures are counted for an account at a client, for a client, and for an account (``common/throttle.py``). Logins of
-one account at one client that are under way could all be guesses, so only some run at once and the others wait. A login
-that comes to its turn when its client has long given up is not begun at all.
+one account at one client that are under way could all be guesses, so only some run at once and the others wait. Clients
+take turns: one that has hundreds of logins waiting delays those of another client by one. A login that comes to its
+turn when its client has long given up is not begun at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
 from common import metrics, throttle
@@ -18,6 +19,40 @@ from outposts.radius.refusals import NO_GUESS, OVERLOAD, THROTTLED
 from outposts.radius.request import Request
 
 MAX_FLOWS = 64  # logins on the core at once; the operator's ``max_flows`` takes its place
+
+
+class Slots:
+    """A number of things at once; whoever waits is served in turn with others, and in order among its own."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # whose turn it is, first
+
+    async def take(self, who: str) -> None:
+        """Returns when it is one's turn; ``give`` must follow."""
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(who, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give()  # somebody else's, then
+            raise
+
+    def give(self) -> None:
+        """Let the next one begin."""
+        while self._waiting:
+            who, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[who] = turns  # behind everybody else
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Gate:
@@ -29,7 +64,7 @@ class Gate:
         self.throttle = throttle.Throttle(os.urandom(throttle.KEY_SIZE))
         self._crowds: dict[bytes, deque[asyncio.Future[None]]] = {}  # by account and client, in the order of coming
         self._max_flows = MAX_FLOWS
-        self._slots = asyncio.Semaphore(MAX_FLOWS)
+        self._slots = Slots(MAX_FLOWS)
 
     @property
     def max_flows(self) -> int:
@@ -41,7 +76,7 @@ class Gate:
         if count != self._max_flows:
             # Those under way end in the old one: for their time there may be more than wanted.
             self._max_flows = count
-            self._slots = asyncio.Semaphore(count)
+            self._slots = Slots(count)
 
     async def run(
         self, request: Request, account: str, login: Callable[[], Awaitable[Outcome | Paused]]
@@ -60,10 +95,14 @@ class Gate:
             if delay_s:
                 metrics.radius_throttled.labels("delayed").inc()
                 await self._sleep(delay_s)
-            async with self._slots:
+            slots = self._slots
+            await slots.take(request.client_ip)
+            try:
                 if self._now() - request.received_at > request.provider.deadline:
                     return Unavailable(OVERLOAD, "its turn came too late")
                 outcome = await login()
+            finally:
+                slots.give()
             if isinstance(outcome, Passed):
                 failed = False
             elif isinstance(outcome, Denied) and outcome.reason not in NO_GUESS:

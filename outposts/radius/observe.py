@@ -1,7 +1,8 @@
 """What is told about requests: one log line each and the metrics. Never a password, State, key or secret.
 
 Dropped packets are counted, and written about at most once a minute for each client address and reason: whoever floods
-this server must not fill its log.
+this server must not fill its log. The same holds for rejects that cost the core nothing, where nothing shows that the
+request comes from somebody who knows the secret.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from common import logs, metrics
 from outposts.radius.intake import Copy, Drop, Notes
 from outposts.radius.providers import RadiusProvider
-from outposts.radius.request import Answer, Request, Silence
+from outposts.radius.request import UDP, Answer, Request, Silence
 from outposts.radius.rfc import Attribute, Code
 
 MAX_NAME = 253  # characters of a name that is logged; User-Name is no longer
@@ -32,8 +33,28 @@ HINTS = {
     "bad_authenticator": "probably another shared secret on the client",
     "no_message_authenticator": "have the client send it, or see x_radius_require_message_authenticator",
     "unknown_client": "in the client networks of no provider",
-    "overload": "more requests in progress than x_radius_max_pending",
+    "overload": "more requests in progress than x_radius_max_pending, or x_radius_max_pending_per_nas of this client",
+    "exchange_rate": "more EAP conversations or challenges begun in one second than one client may",
 }
+# Silence where there is too much of something: a line for each would add to it.
+TOO_MUCH = frozenset({"overload", "exchange_rate"})
+# Rejects without a flow, which a packet without Message-Authenticator brings about, whoever has sent it.
+FOR_NOTHING = frozenset(
+    {
+        "unsupported_auth",
+        "no_user_name",
+        "malformed_user_name",
+        "no_password",
+        "malformed_password",
+        "undecodable_password",
+        "empty_password",
+        "certificate_required",
+        "challenge_expired",
+        "user_changed",
+        "throttled",
+    }
+)
+_MESSAGE_AUTHENTICATOR = int(Attribute.MESSAGE_AUTHENTICATOR)
 _USER_NAME, _STATUS_SERVER = int(Attribute.USER_NAME), int(Code.STATUS_SERVER)
 
 log = logs.get_logger("radius")
@@ -67,12 +88,15 @@ class Observations:
     def dropped(self, drop: Drop, client_ip: str, now: float) -> None:
         """A packet got no reply, and no second look."""
         self._count_drop(drop.reason)
-        if self._notes.due(drop.reason, client_ip, now):
-            fields: dict[str, Any] = {"reason": drop.reason, "client": client_ip}
-            if drop.provider is not None:
-                fields["provider"] = drop.provider.name
-            if drop.reason in HINTS:
-                log.warning("packet dropped", **fields, hint=HINTS[drop.reason])
+        self._note(drop.reason, drop.provider, client_ip, now)
+
+    def _note(self, reason: str, provider: RadiusProvider | None, client_ip: str, now: float) -> None:
+        if self._notes.due(reason, client_ip, now):
+            fields: dict[str, Any] = {"reason": reason, "client": client_ip}
+            if provider is not None:
+                fields["provider"] = provider.name
+            if reason in HINTS:
+                log.warning("packet dropped", **fields, hint=HINTS[reason])
             else:
                 log.info("packet dropped", **fields)
 
@@ -114,6 +138,18 @@ class Observations:
             self._count_drop(outcome.reason)
         elif result == "reject":
             metrics.radius_rejected.labels(self._outpost_name, outcome.reason, app).inc()
+        now = request.received_at + took
+        if result == SILENCE and outcome.reason in TOO_MUCH:
+            self._note(outcome.reason, provider, request.client_ip, now)
+            return
+        if (
+            result == "reject"
+            and outcome.reason in FOR_NOTHING
+            and request.transport == UDP
+            and packet.first(_MESSAGE_AUTHENTICATOR) is None
+            and not self._notes.due(outcome.reason, request.client_ip, now)
+        ):
+            return
         # Watch-dogs ask every few seconds: that they were answered is nothing to tell every time.
         if log.enabled("info" if packet.code != _STATUS_SERVER else "debug"):
             self._line(request, outcome, result, took)

@@ -119,6 +119,7 @@ class RadiusService:
         )
         self.duplicates.ttl_s = self._extra("duplicate_ttl")
         self.desk.max_pending = self._extra("max_pending")
+        self.desk.max_pending_per_client = self._extra("max_pending_per_nas")
         self.desk.intake.status_rate = self._extra("status_rate")
         self.authenticator.conversations.settings = eap
         self.desk.intake.serve(providers, unchanged)

@@ -36,6 +36,7 @@ Key = tuple[object, str, str, int, int]
 DUPLICATE_TTL_S = 15.0  # how long a reply is kept; RFC 5080 §2.2.2 asks for 5 to 30 s
 # Replies kept, mostly 300 bytes with their request, at most 8 KiB: 15 s at 3,300 requests a second.
 MAX_DUPLICATES = 50_000
+MAX_DUPLICATE_OCTETS = 32 * 2**20  # of those packets and replies: twice what they usually take, whoever sends long ones
 STATE_SIZE = 20  # octets of State: one for the worker, 19 of chance
 MAX_EXCHANGES = 10_000  # 50 to 65 KiB each in a TLS handshake: 600 MB when an attacker fills all
 MAX_NEW_PER_PEER = 100  # new exchanges a second of one client address
@@ -59,9 +60,16 @@ class Entry:
 class Duplicates:
     """Packets of the last seconds and their replies. Every entry that was begun must be answered or forgotten."""
 
-    def __init__(self, ttl_s: float = DUPLICATE_TTL_S, max_entries: int = MAX_DUPLICATES) -> None:
+    def __init__(
+        self,
+        ttl_s: float = DUPLICATE_TTL_S,
+        max_entries: int = MAX_DUPLICATES,
+        max_octets: int = MAX_DUPLICATE_OCTETS,
+    ) -> None:
         self.ttl_s = ttl_s
         self.max_entries = max_entries
+        self.max_octets = max_octets
+        self._octets = 0  # of what is done
         self._entries: dict[Key, Entry] = {}
         self._done: deque[Entry] = deque()  # in the order in which they expire
 
@@ -87,6 +95,7 @@ class Duplicates:
         entry.reply = reply
         entry.expires = now + self.ttl_s
         self._done.append(entry)
+        self._octets += len(entry.octets) + len(reply)
         self.sweep(now)
         return True
 
@@ -98,13 +107,18 @@ class Duplicates:
     def sweep(self, now: float) -> None:
         """Forget what is over, and the oldest when there are too many."""
         done = self._done
-        while done and (done[0].expires <= now or len(done) > self.max_entries):
-            self.forget(done.popleft())
+        while done and (done[0].expires <= now or len(done) > self.max_entries or self._octets > self.max_octets):
+            self._forget_oldest()
 
     def clear(self) -> None:
         """Forget all replies; what is in progress stays."""
         while self._done:
-            self.forget(self._done.popleft())
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        entry = self._done.popleft()
+        self._octets -= len(entry.octets) + len(entry.reply or b"")
+        self.forget(entry)
 
 
 @dataclass(slots=True, eq=False)

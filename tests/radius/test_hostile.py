@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from io import StringIO
 
 import pytest
 
+from common import logs
 from common.login import Credentials
-from common.outcomes import LoginTarget, Paused, Reason, Unavailable
+from common.outcomes import Denied, LoginTarget, Paused, Reason, Unavailable
 from common.throttle import ThrottleLimits
 from outposts.radius import wire
 from outposts.radius.eap.tls import Keys
+from outposts.radius.gate import Slots
 from outposts.radius.rfc import VENDOR_MICROSOFT, Attribute, Code
+from outposts.radius.session import Duplicates
 from tests.ldap.binds import until
 from tests.radius import eap_peer
 from tests.radius.desks import House, Standing, access_request, eap_request, passed, provider
@@ -20,6 +25,16 @@ from tests.radius.test_challenge import daemon
 from tests.radius.test_conversations import eap_of, house, state_of, talk
 
 HELLO = response(7, IDENTITY, b"alice")
+
+
+@pytest.fixture
+def lines() -> Iterator[StringIO]:
+    """Everything that is logged."""
+    stream = StringIO()
+    before = logs.level_name()
+    logs.configure("info", stream=stream)
+    yield stream
+    logs.configure(before)
 
 
 def state_row(packet: wire.Packet | None) -> tuple[int, bytes]:
@@ -187,3 +202,114 @@ async def test_a_provider_that_changes_while_a_question_is_put() -> None:
 def test_session_keys_show_nothing() -> None:
     """Their repr is safe."""
     assert "secret" not in repr(Keys(b"secret" * 10, b"id"))
+
+
+# --- one against the others ---
+
+
+async def test_one_client_cannot_use_up_the_room_of_all() -> None:
+    """``max_pending_per_nas``: its further requests meet silence, others are served, and room comes back."""
+    where = House()
+    where.desk.max_pending, where.desk.max_pending_per_client = 10, 4
+    where.core.hold = asyncio.Event()
+    for number in range(8):
+        where.give(access_request(user=b"user%d" % number))
+    assert where.desk.pending == 4
+    assert [outcome.reason for outcome in where.observer.outcomes] == ["overload"] * 4
+    where.give(access_request(user=b"bob"), nas="192.0.2.2")
+    assert where.desk.pending == 5
+    where.core.hold.set()
+    await where.settle()
+    assert len(where.line.replies) == 5
+    assert where.desk._clients == {}
+    assert (await where.ask(access_request())) is not None
+
+
+async def test_clients_take_turns_at_the_core() -> None:
+    """One slot, a hundred logins of one client waiting: another client's is the next but one."""
+    slots, order = Slots(1), []
+
+    async def login(who: str) -> None:
+        await slots.take(who)
+        order.append(who)
+        await asyncio.sleep(0)
+        slots.give()
+
+    tasks = [asyncio.create_task(login("greedy")) for _ in range(100)]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(login("other")))
+    await asyncio.gather(*tasks)
+    assert len(order) == 101 and order.index("other") <= 3
+
+
+@pytest.mark.parametrize("after_its_turn", [False, True])
+async def test_a_turn_is_not_lost_with_who_is_cancelled(after_its_turn: bool) -> None:
+    """Cancelled while it waits, or just as its turn came: the next one gets it."""
+    slots = Slots(1)
+    await slots.take("a")
+    waiting = asyncio.create_task(slots.take("b"))
+    await asyncio.sleep(0)
+    if after_its_turn:
+        slots.give()
+        waiting.cancel()
+    else:
+        waiting.cancel()
+        slots.give()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert waiting.cancelled()
+    async with asyncio.timeout(5):
+        await slots.take("c")
+
+
+async def test_a_delayed_reject_is_not_cut_off_by_the_end() -> None:
+    """A daemon that stops waits for it: as long as one is due, something is in progress."""
+    where = House(provider(reject_delay=0.01))
+    where.core.outcome = Denied(Reason.INVALID_CREDENTIALS)
+    where.core.hold = asyncio.Event()
+    where.give(access_request())
+    await until(where.core.asked.is_set)
+    draining = asyncio.create_task(where.desk.drain(20))
+    await asyncio.sleep(0)
+    where.core.hold.set()
+    await draining
+    assert len(where.line.replies) == 1
+
+
+# --- memory and log ---
+
+
+def test_long_packets_do_not_fill_the_memory_with_copies() -> None:
+    """The oldest go by their size too."""
+    kept = Duplicates(max_octets=100_000)
+    for number in range(200):
+        key = (None, "", "192.0.2.1", number, 256)
+        entry = kept.begin(key, bytes(4096))
+        assert kept.answer(entry, bytes(20), 1000.0)
+    assert len(kept) == 100_000 // 4116
+    kept.clear()
+    assert len(kept) == 0 and kept._octets == 0
+
+
+@pytest.mark.parametrize("signed", [False, True])
+async def test_a_flood_without_secret_does_not_fill_the_log(signed: bool, lines: StringIO) -> None:
+    """Rejects that nobody had to be asked for: one line a minute for each client, unless the client can sign."""
+    where = House()
+    for _ in range(50):
+        await where.ask(access_request(password=b"\xff\xfe", sign=signed))
+        await asyncio.sleep(0)
+    written = lines.getvalue().count("undecodable_password")
+    assert written == (50 if signed else 1)
+    where.clock.advance(61)
+    await where.ask(access_request(password=b"\xff\xfe", sign=signed))
+    await asyncio.sleep(0)
+    assert lines.getvalue().count("undecodable_password") == written + 1
+
+
+async def test_too_much_is_told_once(lines: StringIO) -> None:
+    """Overload makes no line for each packet; it says what to do."""
+    where = House()
+    where.desk.max_pending = 0
+    for _ in range(50):
+        where.give(access_request())
+    assert where.observer.outcomes[-1].reason == "overload"
+    assert lines.getvalue().count("overload") == 1 and "max_pending_per_nas" in lines.getvalue()
