@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from core import models
-from core.database import MODEL_NAMES, new_token_key
+from core.database import MODEL_NAMES
 from core.errors import ValidationFailed
 from core.models import Model
+from core.oauth2.options import OAuth2Options, ProxyOptions
 from core.policies.base import PolicyType
 from core.policies.expression import compile_body
 
@@ -63,48 +64,6 @@ class RadiusOptions(_Options):
                 raise ValueError(f"client_networks: {error}") from None  # the decoder's own error from here on
         if not self.shared_secret:
             raise ValueError("shared_secret may not be empty")
-
-
-class OAuth2Options(_Options):
-    """What an OAuth2 provider has of its own."""
-
-    client_type: typing.Literal["confidential", "public"] = "confidential"
-    client_id: str = msgspec.field(default_factory=lambda: new_token_key()[:40])
-    client_secret: str = msgspec.field(default_factory=lambda: new_token_key() + new_token_key())
-    redirect_uris: list[dict[str, Any]] = []
-    access_code_validity: str = "minutes=1"
-    access_token_validity: str = "hours=1"  # noqa: S105 - a duration
-    refresh_token_validity: str = "days=30"  # noqa: S105 - a duration
-    include_claims_in_id_token: bool = True
-    signing_key: str | None = None
-    encryption_key: str | None = None
-    sub_mode: str = "hashed_user_id"
-    issuer_mode: str = "per_provider"
-    jwt_federation_sources: list[str] = []
-    jwt_federation_providers: list[int] = []
-
-
-class ProxyOptions(_Options):
-    """What a proxy provider has of its own."""
-
-    external_host: str
-    internal_host: str = ""
-    internal_host_ssl_validation: bool = True
-    mode: typing.Literal["proxy", "forward_single", "forward_domain"] = "proxy"
-    certificate: str | None = None
-    skip_path_regex: str = ""
-    basic_auth_enabled: bool = False
-    basic_auth_password_attribute: str = ""
-    basic_auth_user_attribute: str = ""
-    intercept_header_auth: bool = True
-    cookie_domain: str = ""
-    client_id: str = msgspec.field(default_factory=lambda: new_token_key()[:40])
-    client_secret: str = msgspec.field(default_factory=lambda: new_token_key() + new_token_key())
-    cookie_secret: str = msgspec.field(default_factory=lambda: new_token_key()[:50])
-    access_token_validity: str = "hours=1"  # noqa: S105 - a duration
-    refresh_token_validity: str = "days=30"  # noqa: S105 - a duration
-    jwt_federation_sources: list[str] = []
-    jwt_federation_providers: list[int] = []
 
 
 class MappingOptions(_Options):
