@@ -10,24 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Final
+from weakref import WeakSet
 
 from pyroaring import BitMap
 
 BLOCK: Final = 16  # values: fewer make a search more exact, and the sets larger
 GROWTH: Final = 8  # blocks that are taken in at a time: about half a millisecond
 MAX_VALUES: Final = 500_000  # of an index; the sets take some 60 bytes for each value
+MAX_TOGETHER: Final = 600_000  # of all indexes of a process: six attributes of 100,000 users, 36 MB
 SIZE: Final = 3  # bytes that are looked up together
 
 Gram = tuple[int, ...]
+
+_growing: WeakSet[Grams] = WeakSet()
 
 
 class Grams:
     """The blocks of one index by what they hold. ``total`` blocks, of which ``done`` are taken in."""
 
-    __slots__ = ("_blocks", "done", "total")
+    __slots__ = ("__weakref__", "_blocks", "_values", "done", "total")
 
     def __init__(self, values: int) -> None:
         self._blocks: dict[Gram, BitMap] = {}
+        self._values = values
         self.done = 0
         self.total = -(-values // BLOCK) if values <= MAX_VALUES else 0
 
@@ -37,7 +42,14 @@ class Grams:
         return 0 < self.total == self.done
 
     def grow(self, text_of: Callable[[int], bytes]) -> None:
-        """Take in the next few blocks; ``text_of`` gives a block's values with what stands before and behind them."""
+        """Take in the next few blocks; ``text_of`` gives a block's values with what stands before and behind them.
+
+        Nothing happens while other indexes take all the memory there is for this.
+        """
+        if self not in _growing:
+            if sum(other._values for other in _growing) + self._values > MAX_TOGETHER:
+                return
+            _growing.add(self)
         first = self.done
         last = min(first + GROWTH, self.total)
         blocks = self._blocks

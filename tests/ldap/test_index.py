@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from outposts.ldap.grams import MAX_VALUES, Grams
+from outposts.ldap import grams as grams_module
+from outposts.ldap.grams import MAX_TOGETHER, MAX_VALUES, Grams
 from outposts.ldap.index import LARGE_POSTING, Column, Index, value_matches
 
 VALUES = st.text(alphabet="ab c", max_size=6).map(lambda text: text.encode())
@@ -124,6 +127,20 @@ def test_few_values_are_looked_at_once_all_are_known() -> None:
     assert not index.is_quick(b"user", [b"4"], None)
     assert set(index.substring(None, [b"r0123"], None)) == set(range(1230, 1240))
     assert set(index.substring(None, [b"nowhere"], None)) == set()
+
+
+def test_memory_for_all_indexes_together_is_bounded() -> None:
+    """Others have to wait until one is gone."""
+    gc.collect()
+    values = (MAX_TOGETHER - sum(other._values for other in grams_module._growing)) // 2
+    one, other, late = Grams(values), Grams(values), Grams(values)
+    for grams in (one, other, late):
+        grams.grow(lambda block: b"abc")
+    assert (one.done > 0, other.done > 0, late.done) == (True, True, 0)
+    del one, grams
+    gc.collect()
+    late.grow(lambda block: b"abc")
+    assert late.done > 0
 
 
 def test_indexes_that_are_too_large_are_searched_as_a_whole() -> None:
