@@ -120,4 +120,90 @@ ROWS: tuple[ExtraSetting, ...] = (
         "Mode `proxy`: request headers that are always taken out, in any spelling, besides `X-authentik-*`. Name here "
         "what `additionalHeaders` of some users set.",
     ),
+    ExtraSetting(
+        "proxy",
+        "upstream_ca",
+        values.TEXT,
+        "",
+        "",
+        "Mode `proxy`: certificates that the application's TLS certificate has to lead to, PEM text (or "
+        "`file://PATH`). Empty: the system's. The provider's switch for validation turns the check off altogether.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "upstream_certificate",
+        values.TEXT,
+        "",
+        "",
+        "Mode `proxy`: a certificate and its key for an application that asks for one, PEM text (or `file://PATH`).",
+    ),
+    ExtraSetting(
+        "proxy",
+        "upstream_server_name",
+        values.TEXT,
+        "",
+        "",
+        "Mode `proxy`: name that the application is asked for in TLS (SNI) and that its certificate must have. Empty: "
+        "the host of the internal URL.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "upstream_connect_timeout",
+        values.duration(0.1),
+        10.0,
+        "s",
+        "Mode `proxy`: longest time until a connection to the application is open, TLS included; then 504.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "upstream_response_timeout",
+        values.duration(),
+        300.0,
+        "s",
+        "Mode `proxy`: longest time from the end of a request to the head of its answer; then 504. Reports and long "
+        "polls take minutes. 0: any.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "upstream_idle_timeout",
+        values.duration(),
+        120.0,
+        "s",
+        "Mode `proxy`: longest time without any octet of a body, from either side. 0: any.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "tunnel_idle_timeout",
+        values.duration(),
+        3600.0,
+        "s",
+        "Mode `proxy`: the same for WebSockets and other upgrades, and for answers of the type `text/event-stream`. "
+        "0: any.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "upgrades",
+        values.TEXT_LIST,
+        ("websocket",),
+        "",
+        "Mode `proxy`: protocols that a connection may change to (`Upgrade`). Never `h2c`: what goes through it is not "
+        "checked any more.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "max_body",
+        values.size(0),
+        0,
+        "bytes",
+        "Mode `proxy`: largest body of a request; then 413. 0: any.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "https_redirect",
+        values.BOOLEAN,
+        False,
+        "",
+        "Mode `proxy`: send clients that come over plain http to https, if the external host is https. Not for peers "
+        "that are trusted proxies and say that the client came over https.",
+    ),
 )
