@@ -19,6 +19,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ log = logs.get_logger("radius.radsec")
 
 LISTENER, PSK_LISTENER = "radsec", "radsec_psk"
 SWEEP_S = 1.0  # seconds between looks at silent and stuck connections; their limits are tens of seconds
+HANDSHAKES_AT_ONCE = 2  # in threads: strangers can ask for as many as they like, and logins need processors too
 ANSWER_TIMEOUT_S = 30.0  # for requests of ours on a connection: as long as five tries over UDP take together
 
 
@@ -103,6 +105,8 @@ class Server:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._gone: asyncio.Event | None = None
+        # Threads are made when first needed; more at once would only wait for one another.
+        self._threads = ThreadPoolExecutor(HANDSHAKES_AT_ONCE, thread_name_prefix="radsec")
 
     # -- what is served ----------------------------------------------------------------------------------------------
 
@@ -166,7 +170,10 @@ class Server:
             bound.append((LISTENER, *name_of(opened)))
             self._servers.append(
                 await loop.create_server(
-                    lambda: TlsWire(self._admit_certificate, self._contexts, self.limits.handshake_timeout), sock=opened
+                    lambda: TlsWire(
+                        self._admit_certificate, self._contexts, self.limits.handshake_timeout, self._threads
+                    ),
+                    sock=opened,
                 )
             )
         self._start_sweeping()
@@ -204,12 +211,12 @@ class Server:
         """Each connection has a context of its own, which tells whose key it was."""
         loop = asyncio.get_running_loop()
         while True:
-            accepted, _ = await loop.sock_accept(opened)
-            task = loop.create_task(self._shake_hands(accepted))
+            accepted, peer = await loop.sock_accept(opened)
+            task = loop.create_task(self._shake_hands(accepted, str(peer[0])))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(self, accepted: socket.socket) -> None:
+    async def _shake_hands(self, accepted: socket.socket, address: str) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: Wire(self._admit_key),
@@ -220,7 +227,8 @@ class Server:
         except (OSError, TimeoutError) as error:
             accepted.close()
             metrics.radsec_closed.labels("handshake").inc()
-            log.info("RadSec handshake with a key failed", kind=type(error).__name__)
+            if self.due("handshake", address):
+                log.info("RadSec handshake with a key failed", kind=type(error).__name__, address=address)
 
     def _admit_certificate(self, wire: Wire, address: str) -> Upper | None:
         return self._admit(wire, address, LISTENER)
@@ -231,7 +239,7 @@ class Server:
     def _admit(self, wire: Wire, host: str, listener: str) -> Upper | None:
         address = bare(host)
         why = ""
-        if self.draining or len(self.connections) >= self.limits.max_connections:
+        if self.draining or (len(self.connections) >= self.limits.max_connections and not self._make_room()):
             why = "total"
         elif self._per_address.get(address, 0) >= self.limits.max_connections_per_address:
             why = "per_address"
@@ -243,6 +251,20 @@ class Server:
         self.connections.add(connection)
         metrics.connections.labels(listener).inc()
         return connection
+
+    def _make_room(self) -> bool:
+        """Cut the connection that has been without a handshake for longest: strangers must not keep clients out."""
+        unknown = [one for one in self.connections if one.who is None and not one.closing]
+        if not unknown:
+            return False
+        oldest = min(unknown, key=lambda one: one.since)
+        oldest.closing = True
+        oldest.wire.cut("room")
+        return True
+
+    def due(self, reason: str, address: str) -> bool:
+        """Whether a line about a stranger may be written."""
+        return self._contexts.notes.due(reason, address, self.clock())
 
     def forget(self, connection: Connection, reason: str) -> None:
         """A connection is over."""
@@ -328,6 +350,7 @@ class Server:
                 connection.wire.cut("stopping")
             if self.connections:
                 await self._gone.wait()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def bare(host: str) -> str:

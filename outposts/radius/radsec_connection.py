@@ -85,7 +85,8 @@ class Connection(Upper):
         pk = self.server.clients.provider_of(who)
         self.provider = self.server.provider(pk)
         if self.provider is None:
-            log.warning("RadSec client of no provider", client=str(who), names=who.names[0], address=self.address)
+            if self.server.due("unknown_client", self.address):
+                log.warning("RadSec client of no provider", client=str(who), names=who.names[0], address=self.address)
             self.close("unknown_client")
             return
         log.info(

@@ -6,14 +6,17 @@ RFC 9765 §3 asks. Pre-shared keys are the other way round: only Python's ``ssl`
 (``psk_context``).
 
 Everything is read anew for each handshake: a renewed certificate, changed issuers and revocation lists serve the next
-client without a restart.
+client without a restart. Handshakes run in threads: whoever reaches the port may begin one, and each takes milliseconds
+in which requests of others must be served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +26,7 @@ from OpenSSL import SSL, crypto
 from common import logs
 from common.client_certificate import UNREADABLE
 from common.tls import CertificateError, CertificatePair, choose, openssl_context
+from outposts.radius.intake import Notes
 from outposts.radius.radius11 import ALPN_10, ALPN_11
 from outposts.radius.radsec_clients import Identity, identity, of_key
 
@@ -147,11 +151,18 @@ class TlsWire(Wire):
     """A socket with TLS on it."""
 
     def __init__(
-        self, upper: Callable[[Wire, str], Upper | None], contexts: Contexts, handshake_timeout_s: float
+        self,
+        upper: Callable[[Wire, str], Upper | None],
+        contexts: Contexts,
+        handshake_timeout_s: float,
+        threads: Executor,
     ) -> None:
         super().__init__(upper)
         self._contexts = contexts
         self._timeout_s = handshake_timeout_s
+        self._threads = threads
+        self._early = b""  # what came while a thread was at work
+        self._working = False
         self._timer: asyncio.TimerHandle | None = None
         self._tls: SSL.Connection | None = None
         self._done = False
@@ -177,12 +188,53 @@ class TlsWire(Wire):
         """Octets of TLS."""
         if self._tls is None or self._lost:
             return
+        if not self._done:
+            self._early += data
+            self._shake(self._tls)
+            return
         self._tls.bio_write(data)
+        self._carefully(self._read)
+
+    def _shake(self, tls: SSL.Connection) -> None:
+        """The next step of the handshake, in a thread, which has TLS for itself meanwhile; no more is read then."""
+        if self._working or not self._early:
+            return
+        data, self._early = self._early, b""
+        self._working = True
+        self.pause()
+        work = asyncio.get_running_loop().run_in_executor(self._threads, _step, tls, data)
+        work.add_done_callback(self._shaken)
+
+    def _shaken(self, work: asyncio.Future[bool]) -> None:
+        """The thread is done with TLS."""
+        self._working = False
+        error = None if work.cancelled() else work.exception()
+        if self._tls is None or self._lost or work.cancelled():
+            return
+        self.resume()
+
+        def settle(tls: SSL.Connection) -> None:
+            if error is not None:
+                raise error
+            if not work.result():
+                raise SSL.WantReadError
+            self._handshaken(tls)
+            self._read(tls)
+
+        self._carefully(settle)
+        if self._tls is not None and not self._lost:
+            if self._done and self._early:
+                data, self._early = self._early, b""
+                self.data_received(data)
+            else:
+                self._shake(self._tls)
+
+    def _carefully(self, act: Callable[[SSL.Connection], None]) -> None:
+        """Do something with TLS, and close where that fails."""
+        if self._tls is None:
+            return
         try:
-            if not self._done:
-                self._tls.do_handshake()
-                self._handshaken(self._tls)
-            self._read(self._tls)
+            act(self._tls)
         except SSL.WantReadError:
             self._flush()
         except Refused as refused:
@@ -193,6 +245,9 @@ class TlsWire(Wire):
         except SSL.Error:
             self._flush()  # the alert
             self.close("tls" if self._done else "handshake")
+        except Exception:
+            log.exception("no TLS for RadSec")
+            self.cut("unexpected")
 
     def _read(self, tls: SSL.Connection) -> None:
         """Hand up what is there. Raises ``WantReadError`` when that is all."""
@@ -216,11 +271,14 @@ class TlsWire(Wire):
             who = identity(leaf, trusted=self._contexts.has_issuers and not trust.problems)
         except UNREADABLE:
             raise Refused("certificate") from None
-        if trust.problems:
+        if trust.problems and self._contexts.notes.due("issuer", self._address(), time.monotonic()):
             log.info("issuer of a RadSec client not trusted", client=str(who), problem=trust.problems[0])
         self._done = True
         if self._upper is not None:
             self._upper.secured(who, version == ALPN_11)
+
+    def _address(self) -> str:
+        return str((self.transport.get_extra_info("peername") or ("",))[0])
 
     def write(self, data: bytes) -> None:
         """Encrypt and send."""
@@ -261,6 +319,16 @@ class TlsWire(Wire):
             pass
 
 
+def _step(tls: SSL.Connection, data: bytes) -> bool:
+    """A step of a handshake; whether it is done. Raises ``SSL.Error`` and ``Refused``."""
+    tls.bio_write(data)
+    try:
+        tls.do_handshake()
+    except SSL.WantReadError:
+        return False
+    return True
+
+
 class _Trust:
     """What OpenSSL said against a client's certificate in one handshake."""
 
@@ -293,6 +361,8 @@ class Contexts:
         self._issuers: list[x509.Certificate] = []
         self._revoked: list[x509.CertificateRevocationList] = []
         self._made: dict[CertificatePair, SSL.Context] = {}
+        self._offered: Sequence[tuple[str, CertificatePair]] = ()
+        self.notes = Notes()  # strangers can connect as often as they like, but write one line a minute
 
     @property
     def has_issuers(self) -> bool:
@@ -307,15 +377,19 @@ class Contexts:
             self._ca_path, self._ca_stamp = ca_path, None
         self._look()
 
-    def context(self, server_name: str | None = None) -> SSL.Context:
-        """The context for a handshake. Raises ``CertificateError`` if there is no certificate to show."""
+    def context(self) -> SSL.Context:
+        """The context to begin a handshake with. Raises ``CertificateError`` if there is no certificate to show."""
         self._look()
-        pairs = self._pairs()
-        pair = choose(server_name, pairs)
-        if pair is None:
-            raise CertificateError("neither a provider nor OUTPOSTS_RADIUS__TLS_CERTIFICATE has one with a key")
+        pairs = self._offered = self._pairs()
         for gone in [made for made in self._made if made not in {one for _, one in pairs}]:
             del self._made[gone]
+        return self._context_for(None)
+
+    def _context_for(self, server_name: str | None) -> SSL.Context:
+        """The context of what is offered. May be called in a thread; that two make the same one does no harm."""
+        pair = choose(server_name, self._offered)
+        if pair is None:
+            raise CertificateError("neither a provider nor OUTPOSTS_RADIUS__TLS_CERTIFICATE has one with a key")
         context = self._made.get(pair)
         if context is None:
             context = self._made[pair] = self._make(pair)
@@ -344,9 +418,9 @@ class Contexts:
         try:
             name = connection.get_servername()
             if name:
-                connection.set_context(self.context(name.decode("ascii")))
+                connection.set_context(self._context_for(name.decode("ascii")))
         except (UnicodeDecodeError, CertificateError):
-            log.info("server name of a RadSec client not usable, default certificate")
+            log.debug("server name of a RadSec client not usable, default certificate")
 
     def _version(self, connection: SSL.Connection, offered: list[bytes]) -> bytes:
         """RFC 9765 §3.3: the highest version of both; none is the end of the handshake."""

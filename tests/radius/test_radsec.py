@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from common import metrics
+from common import logs, metrics
 from common.errors import StartError
 from common.setting_values import ListenAddress
 from common.tls import CertificatePair
@@ -720,3 +722,112 @@ async def test_client_with_a_key(tmp_path: Path, name: str, key: bytes, alpn: li
 def test_self_signed_pairs_of_tests_are_what_they_say() -> None:
     """A guard for the tests above: a self-signed certificate is not one of the authority's."""
     assert key_pair("a").fingerprint != key_pair("a").fingerprint
+
+
+# -- strangers ---------------------------------------------------------------------------------------------------------
+
+
+async def test_handshakes_leave_the_loop_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaches the port may begin one: others are served meanwhile."""
+    threads: list[str] = []
+    real = radsec_tls._step
+
+    def noted(*arguments: Any) -> bool:
+        threads.append(threading.current_thread().name)
+        return real(*arguments)
+
+    monkeypatch.setattr(radsec_tls, "_step", noted)
+    bench = await Bench(tmp_path).start()
+    client = await bench.connect()
+    client.send(request())
+    assert (await client.receive())[0] == Code.ACCESS_ACCEPT
+    assert threads and all(name.startswith("radsec") for name in threads)
+    await client.close()
+    await bench.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_handshake_in_pieces(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """One octet at a time, and a request together with the last piece."""
+    bench = await Bench(tmp_path).start()
+    context = bench.office.context(bench.office.client, version=version)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing)
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+    done = False
+    while not done:
+        try:
+            tls.do_handshake()
+            done = True
+            tls.write(request())
+        except ssl.SSLWantReadError:
+            pass
+        octets = outgoing.read()
+        for at in range(len(octets)):
+            writer.write(octets[at : at + 1])
+            if at % 100 == 0:
+                await asyncio.sleep(0)
+        if not done:
+            incoming.write(await asyncio.wait_for(reader.read(65_536), WAIT_S))
+    await bench.desk.until(1)
+    writer.close()
+    await bench.close()
+
+
+async def test_a_client_that_leaves_in_its_handshake(tmp_path: Path) -> None:
+    """While a thread works for it."""
+    bench = await Bench(tmp_path).start()
+    for _ in range(5):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = bench.office.context(bench.office.client).wrap_bio(incoming, outgoing)
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        writer.write(outgoing.read())
+        await writer.drain()
+        writer.transport.abort()
+    await gone(bench)
+    client = await bench.connect()
+    client.send(request())
+    assert (await client.receive())[0] == Code.ACCESS_ACCEPT
+    await client.close()
+    await bench.close()
+
+
+async def test_strangers_do_not_keep_clients_out(tmp_path: Path) -> None:
+    """Connections without a handshake give way, the oldest first; clients that are known do not."""
+    bench = await Bench(tmp_path).start(Limits(max_connections=3))
+    known = await bench.connect()
+    await until(lambda: any(one.who is not None for one in bench.server.connections))
+    idle = []
+    for number in range(1, 3):
+        idle.append(await asyncio.open_connection("127.0.0.1", bench.port))
+        await until(lambda wanted=number: len(bench.server.connections) == 1 + wanted)  # type: ignore[misc]
+        bench.now += 1
+    second = await bench.connect()
+    second.send(request())
+    assert (await second.receive())[0] == Code.ACCESS_ACCEPT
+    assert await asyncio.wait_for(idle[0][0].read(1), WAIT_S) == b""
+    known.send(request())
+    assert (await known.receive())[0] == Code.ACCESS_ACCEPT
+    for _, writer in idle:
+        writer.close()
+    await bench.close()
+
+
+async def test_strangers_do_not_fill_the_log(tmp_path: Path) -> None:
+    """With a certificate that nobody knows: one line a minute for each address and reason."""
+    stream = io.StringIO()
+    before = logs.level_name()
+    logs.configure("info", stream=stream)
+    try:
+        bench = await Bench(tmp_path).start()
+        stranger = authority("stranger").issue(["nobody"])
+        for _ in range(5):
+            assert await (await bench.connect(stranger)).closed()
+        await gone(bench)
+        text = stream.getvalue()
+        assert text.count("of no provider") == 1 and text.count("not trusted") == 1
+        await bench.close()
+    finally:
+        logs.configure(before)
