@@ -194,6 +194,7 @@ def test_w53_longest_domain_then_order() -> None:
             at(5, "two", "https://SAME.org:443"),
             at(6, "ports", "https://many.org:1"),
             at(7, "ports too", "https://many.org:2"),
+            at(8, "no port", "https://many.org"),
         ],
         lambda _: None,
         lambda _: DEFAULTS,
@@ -206,6 +207,8 @@ def test_w53_longest_domain_then_order() -> None:
         ("many.org:1", "ports"),
         ("many.org:2", "ports too"),
         ("many.org:3", Miss.UNKNOWN),
+        ("many.org", "no port"),
+        ("many.org:443", "no port"),
     ):
         assert name_of(providers.find(host, "/")) == name
     assert sum("cannot be reached" in line for line in wrong) == 1
