@@ -148,7 +148,7 @@ class Executor:
         token = database.first(models.FlowToken, key=key) if key else None
         if token is None or token.flow != flow.pk:
             return None
-        plan = Plan.from_data(msgspec.json.decode(token.plan), lambda model, pk: database.first(model, pk=pk))
+        plan = Plan.from_data(msgspec.json.decode(token.plan), self._resolve)
         own = self._stored_plan(flow, session)
         if own is not None:
             plan.context |= own.context
@@ -165,7 +165,12 @@ class Executor:
         if not isinstance(data, dict) or data.get("flow") != flow.pk:
             session.remove(PLAN)
             return None
-        return Plan.from_data(data, lambda model, pk: self._services.database.first(model, pk=pk))
+        return Plan.from_data(data, self._resolve)
+
+    def _resolve(self, model: type[models.Model], pk: Any) -> models.Model | None:
+        """A stored object that a plan refers to, as it is now."""
+        database = self._services.database
+        return database.user(pk) if model is models.User else database.first(model, pk=pk)
 
     async def _step(self, run: Run, body: bytes, content_type: str, csrf_header: str | None) -> Reply:
         stage = await self._current(run)

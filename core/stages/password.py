@@ -109,7 +109,7 @@ class PasswordStage(ChallengeStage):
                 method, backend = "password", INBUILT
         else:
             await services.passwords.spend(password)
-        fresh = services.database.first(models.User, pk=user.pk) if method and user.stored else None
+        fresh = services.database.user(user.pk) if method and user.stored else None
         if fresh is None or (backend == INBUILT and not fresh.is_active):
             services.reputation(user.username, run.request.client_ip, -1)
             services.event("login_failed", run.request, stage=self.stage, username=user.username)
