@@ -240,6 +240,9 @@ radius_inflight = Gauge("authentik_outpost_radius_inflight", "RADIUS requests in
 radius_eap_sessions = Gauge(
     "authentik_outpost_radius_eap_sessions", "EAP conversations that wait for their next packet."
 )
+radius_eap_memory = Gauge(
+    "outposts_radius_eap_memory_bytes", "About what those hold in memory; x_radius_eap_memory is the limit."
+)
 radius_challenges = Gauge("outposts_radius_challenges", "Logins that wait for a person's answer to Access-Challenge.")
 radius_unsigned = Counter(
     "authentik_outpost_radius_without_message_authenticator_total",
@@ -321,6 +324,7 @@ GAUGE_RULES: Mapping[str, str] = {
     "outposts_bind_cache_entries": SUM,
     "authentik_outpost_radius_inflight": SUM,
     "authentik_outpost_radius_eap_sessions": SUM,
+    "outposts_radius_eap_memory_bytes": SUM,
     "outposts_radius_challenges": SUM,
     "authentik_outpost_radius_config_errors": SUPERVISOR,
     "outposts_radius_sessions": SUM,

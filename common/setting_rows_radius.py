@@ -223,6 +223,14 @@ ROWS: tuple[ExtraSetting, ...] = (
         "",
         "TLS 1.3 for TTLS and PEAP too (RFC 9427). Off: TLS 1.2, which all supplicants know.",
     ),
+    _row(
+        "eap_memory",
+        values.size(2**20),
+        256 * 2**20,
+        "bytes",
+        "Memory of EAP conversations in one process; beyond, the one that has waited longest is given up. In a TLS "
+        "handshake one holds some 56 KiB, so these are 4,600, and two processors manage 1,000 handshakes a second.",
+    ),
     # Replies
     _row("reply_message", values.BOOLEAN, False, "", "A neutral Reply-Message in rejects; never with EAP."),
     _row("reject_delay", values.duration(), 0.0, "s", "Wait before each Access-Reject; slows down guessing."),

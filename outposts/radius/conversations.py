@@ -53,6 +53,9 @@ _EAP_MESSAGE, _STATE = int(Attribute.EAP_MESSAGE), int(Attribute.STATE)
 # Seconds of cryptography in one turn of the loop, after which threads go on. Others wait that long, and one step more;
 # the promise is 10 ms.
 INLINE_S = 0.003
+# Seconds without a word of the peer in the middle of a handshake, when a session weighs most and no person is asked.
+# Access points give a client up after 30 s (hostapd, Cisco); it then begins anew.
+HANDSHAKE_WAIT_S = 30.0
 NO_EAP = EapSettings((), None)  # of a provider that is not set up for EAP: an Identity gets EAP-Failure
 
 T = TypeVar("T")
@@ -118,7 +121,9 @@ class Conversations(Generic[G]):
         threads: int | None = None,
     ) -> None:
         self.settings: Mapping[int, EapSettings] = {}
-        self.exchanges: Exchanges[Conversation[G]] = Exchanges(random, worker=worker, on_drop=self._drop)
+        self.exchanges: Exchanges[Conversation[G]] = Exchanges(
+            random, worker=worker, on_drop=self._drop, weigh=lambda conversation: conversation.session.weight
+        )
         self._grants = grants
         self._now = now
         self._random = random
@@ -262,7 +267,10 @@ class Conversations(Generic[G]):
     def _replied(self, request: Request, conversation: Conversation[G], step: Step) -> Answer | Silence:
         """A step of the session as a reply."""
         if isinstance(step, Send):
-            state = self.exchanges.open(conversation, request.provider.pk, request.client_ip, conversation.expires)
+            expires = conversation.expires
+            if conversation.session.is_shaking_hands:
+                expires = min(expires, self._now() + HANDSHAKE_WAIT_S)
+            state = self.exchanges.open(conversation, request.provider.pk, request.client_ip, expires)
             attributes: Attributes = ((_STATE, state), *split_long(_EAP_MESSAGE, step.eap))
             return Answer(Code.ACCESS_CHALLENGE, attributes, username=conversation.name)
         if isinstance(step, Ignore):

@@ -38,7 +38,8 @@ DUPLICATE_TTL_S = 15.0  # how long a reply is kept; RFC 5080 §2.2.2 asks for 5 
 MAX_DUPLICATES = 50_000
 MAX_DUPLICATE_OCTETS = 32 * 2**20  # of those packets and replies: twice what they usually take, whoever sends long ones
 STATE_SIZE = 20  # octets of State: one for the worker, 19 of chance
-MAX_EXCHANGES = 10_000  # 50 to 65 KiB each in a TLS handshake: 600 MB when an attacker fills all
+MAX_EXCHANGES = 10_000
+MAX_WEIGHT = 256 * 2**20  # octets that they hold together; the operator's ``eap_memory`` takes its place
 MAX_NEW_PER_PEER = 100  # new exchanges a second of one client address
 EXCHANGE_TTL_S = 60.0  # of an EAP conversation from its first packet; challenges to people bring their own time
 
@@ -129,6 +130,7 @@ class _Waiting(Generic[T]):
     provider_pk: int
     peer: str
     expires: float
+    weight: int
 
 
 class Exchanges(Generic[T]):
@@ -136,6 +138,7 @@ class Exchanges(Generic[T]):
 
     ``random(n)`` gives n octets of chance. ``worker`` is this process's number, which State begins with, so that a
     packet that reaches another worker can be passed on. ``on_drop`` is told of each conversation that ends here.
+    ``weigh`` says how many octets one holds: together they hold ``max_weight``, which changes at a refresh.
     """
 
     def __init__(
@@ -146,8 +149,13 @@ class Exchanges(Generic[T]):
         max_entries: int = MAX_EXCHANGES,
         max_new_per_peer: int = MAX_NEW_PER_PEER,
         on_drop: Callable[[T], None] = lambda value: None,
+        weigh: Callable[[T], int] = lambda value: 0,
+        max_weight: int = MAX_WEIGHT,
     ) -> None:
         self.max_entries = max_entries
+        self.max_weight = max_weight
+        self.weight = 0  # octets that all of them hold
+        self._weigh = weigh
         self.max_new_per_peer = max_new_per_peer
         self._random = random
         self._worker = worker
@@ -174,17 +182,30 @@ class Exchanges(Generic[T]):
     def open(self, value: T, provider_pk: int, peer: str, expires: float) -> bytes:
         """Keep a conversation until its next packet, at most until ``expires``. Returns the State to send."""
         state = bytes((self._worker,)) + self._random(STATE_SIZE - 1)
-        self._waiting[state] = _Waiting(value, provider_pk, peer, expires)
-        while len(self._waiting) > self.max_entries:
-            self._on_drop(self._waiting.pop(next(iter(self._waiting))).value)
+        self._keep(state, value, provider_pk, peer, expires)
         return state
+
+    def _keep(self, state: bytes, value: T, provider_pk: int, peer: str, expires: float) -> None:
+        weight = self._weigh(value)
+        self.weight += weight
+        self._waiting[state] = _Waiting(value, provider_pk, peer, expires, weight)
+        while self._waiting and (len(self._waiting) > self.max_entries or self.weight > self.max_weight):
+            self._end(next(iter(self._waiting)))
+
+    def _remove(self, state: bytes) -> T:
+        found = self._waiting.pop(state)
+        self.weight -= found.weight
+        return found.value
+
+    def _end(self, state: bytes) -> None:
+        self._on_drop(self._remove(state))
 
     def take(self, state: bytes, provider_pk: int, peer: str, now: float) -> T | None:
         """The conversation of a State, which is used up by this; None unless it is the right client's, in time."""
         found = self._waiting.get(state)
         if found is None or found.provider_pk != provider_pk or found.peer != peer:
             return None
-        del self._waiting[state]
+        self._remove(state)
         if now >= found.expires:
             self._on_drop(found.value)
             return None
@@ -192,19 +213,19 @@ class Exchanges(Generic[T]):
 
     def put_back(self, state: bytes, value: T, provider_pk: int, peer: str, expires: float) -> None:
         """The packet that took it was not its next packet: State is good again."""
-        self._waiting[state] = _Waiting(value, provider_pk, peer, expires)
+        self._keep(state, value, provider_pk, peer, expires)
 
     def sweep(self, now: float) -> None:
         """End conversations whose time is over; to be called every few seconds."""
         over = [state for state, waiting in self._waiting.items() if now >= waiting.expires]
         for state in over:
-            self._on_drop(self._waiting.pop(state).value)
+            self._end(state)
 
     def end_providers(self, gone: Callable[[int], bool]) -> None:
         """End the conversations of providers (by pk) for which ``gone`` says so."""
         over = [state for state, waiting in self._waiting.items() if gone(waiting.provider_pk)]
         for state in over:
-            self._on_drop(self._waiting.pop(state).value)
+            self._end(state)
 
 
 def worker_of(state: bytes) -> int | None:

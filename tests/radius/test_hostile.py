@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from io import StringIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,15 +14,16 @@ from common import logs
 from common.login import Credentials
 from common.outcomes import Denied, LoginTarget, Paused, Reason, Unavailable
 from common.throttle import ThrottleLimits
-from outposts.radius import wire
+from outposts.radius import service, wire
 from outposts.radius.eap.tls import Keys
 from outposts.radius.gate import Slots
 from outposts.radius.rfc import VENDOR_MICROSOFT, Attribute, Code
+from outposts.radius.service import RadiusService
 from outposts.radius.session import Duplicates
 from tests.ldap.binds import until
 from tests.radius import eap_peer
 from tests.radius.desks import House, Standing, access_request, eap_request, passed, provider
-from tests.radius.eap_peer import IDENTITY, Peer, inner_peap, pap, response
+from tests.radius.eap_peer import IDENTITY, NAK, TLS, TTLS, Peer, inner_peap, pap, response
 from tests.radius.test_challenge import daemon
 from tests.radius.test_conversations import eap_of, house, state_of, talk
 
@@ -313,3 +316,80 @@ async def test_too_much_is_told_once(lines: StringIO) -> None:
         where.give(access_request())
     assert where.observer.outcomes[-1].reason == "overload"
     assert lines.getvalue().count("overload") == 1 and "max_pending_per_nas" in lines.getvalue()
+
+
+async def test_r57_half_open_conversations_are_bounded_by_memory() -> None:
+    """Handshakes that stop after the server's flight: the oldest go, the weight is given back, the newest go on."""
+    where = house()
+    ours = where.authenticator.conversations.exchanges
+    ours.max_weight = 10 * 60_000
+    peers = []
+    for _ in range(30):
+        peer = Peer("ttls", trust=eap_peer.SERVERS, inside=lambda m: None if m else pap(b"alice", b"pw"))
+        start = await where.ask(eap_request(HELLO))
+        offer = await where.ask(eap_request(response(eap_of(start)[1], NAK, bytes((TTLS,))), state_of(start)))
+        flight = await where.ask(eap_request(peer.answer(eap_of(offer)), state_of(offer)))
+        assert flight is not None
+        peers.append((peer, flight))
+        assert ours.weight <= ours.max_weight
+    assert 9 <= len(ours) <= 10
+    peer, flight = peers[0]
+    lost = await where.ask(eap_request(peer.answer(eap_of(flight)), state_of(flight)))
+    assert lost is not None and lost.code == Code.ACCESS_REJECT
+    peer, flight = peers[-1]
+    packet: wire.Packet | None = flight
+    while packet is not None and packet.code == Code.ACCESS_CHALLENGE:
+        packet = await where.ask(eap_request(peer.answer(eap_of(packet)), state_of(packet)))
+    assert packet is not None and packet.code == Code.ACCESS_ACCEPT
+    where.clock.advance(31)  # a handshake that has stopped does not keep its memory for the whole minute
+    where.authenticator.sweep(where.clock())
+    assert (len(ours), ours.weight) == (0, 0)
+
+
+async def test_fragments_that_never_end_weigh_too() -> None:
+    """A flight whose end does not come counts by what has come of it."""
+    where = house()
+    ours = where.authenticator.conversations.exchanges
+    packet = await where.ask(eap_request(HELLO))
+    before = ours.weight
+    for _ in range(10):
+        identifier = eap_of(packet)[1]
+        packet = await where.ask(eap_request(response(identifier, TLS, b"\x40" + bytes(1000)), state_of(packet)))
+    assert ours.weight >= before + 10_000
+    [waiting] = ours._waiting.values()
+    assert waiting.value.session.is_slow
+
+
+async def test_a_person_has_the_whole_minute() -> None:
+    """Only machines are hurried: at a question inside a tunnel nothing is cut short."""
+    where = house()
+    where.core.outcome = Standing("Code:", passed())
+    inside = inner_peap([b"alice", b"wonderland", b"123456"])
+
+    def slow(message: bytes) -> bytes | None:
+        if b"Code:" in message:
+            where.clock.advance(45)
+            where.authenticator.sweep(where.clock())
+        return inside(message)
+
+    packet, _ = await talk(where, Peer("peap", trust=eap_peer.SERVERS, inside=slow))
+    assert packet.code == Code.ACCESS_ACCEPT
+
+
+async def test_memory_of_a_crowd_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, when much has been let go of; not for little."""
+    trimmed: list[int] = []
+    monkeypatch.setattr(service, "_trim", lambda: trimmed.append(1))
+    exchanges = SimpleNamespace(weight=100 << 20)
+    crowd: Any = SimpleNamespace(
+        _heaviest=0, authenticator=SimpleNamespace(conversations=SimpleNamespace(exchanges=exchanges))
+    )
+    for weight in (100 << 20, 90 << 20, 70 << 20, 60 << 20, 30 << 20, 20 << 20):
+        exchanges.weight = weight
+        await RadiusService._give_memory_back(crowd)
+    assert len(trimmed) == 2
+
+
+def test_the_c_library_is_asked_where_it_can() -> None:
+    """Where it cannot, nothing happens."""
+    service._trim()

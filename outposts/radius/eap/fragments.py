@@ -128,6 +128,10 @@ class Outgoing:
         self._at = 0
         self._size = packet - _HEADERS
 
+    def __len__(self) -> int:
+        """Octets kept at the moment."""
+        return len(self._flight)
+
     def next(self) -> bytes:
         """The data of the next packet, after the type."""
         rest = len(self._flight) - self._at

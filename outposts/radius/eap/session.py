@@ -45,6 +45,8 @@ from outposts.radius.eap.steps import (
 from outposts.radius.eap.tls import Setup
 
 MAX_ROUND_TRIPS = 50  # requests of ours; a login with large chains in small packets takes thirty
+BARE_WEIGHT = 1536  # octets of a session in which TLS has not begun
+LONG_FLIGHT = 3000  # octets: a peer's key that takes milliseconds to check comes with a longer certificate
 MAX_DURATION_S = 60.0  # from the first packet; a person who types a code takes twenty
 
 
@@ -138,8 +140,20 @@ class EapSession:
 
     @property
     def is_slow(self) -> bool:
-        """Whether a step of this session's cryptography may take several milliseconds."""
+        """Whether a step of this session's cryptography may take several milliseconds: for our key or the peer's."""
+        if self._method is not None and self._method.gathered > LONG_FLIGHT:
+            return True
         return self._settings.tls is not None and self._settings.tls.is_slow
+
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether the peer's machine, and no person, is awaited in the middle of a handshake."""
+        return self._method is not None and self._method.is_shaking_hands
+
+    @property
+    def weight(self) -> int:
+        """About how many octets the session holds."""
+        return BARE_WEIGHT + len(self._request) + (self._method.weight if self._method is not None else 0)
 
     def works_on(self, eap: bytes) -> bool:
         """Whether ``receive`` of these octets would do cryptography. Cheap."""

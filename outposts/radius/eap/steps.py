@@ -157,6 +157,18 @@ class Method(Protocol):
     type: int
     name: str
 
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether it waits for the peer's machine in the middle of a handshake."""
+
+    @property
+    def gathered(self) -> int:
+        """Octets of a flight of the peer whose end has not come."""
+
+    @property
+    def weight(self) -> int:
+        """About how many octets it holds."""
+
     def start(self) -> Request:
         """The first request."""
 

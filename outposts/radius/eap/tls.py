@@ -43,6 +43,8 @@ KEY_MATERIAL = 128  # octets: MSK and EMSK (RFC 5216 §2.3); exported whole, as 
 MSK = 64  # octets of it that leave this module; the EMSK never does
 METHOD_ID = 64  # octets (RFC 9190 §2.3)
 READ = 8192  # octets taken from TLS at a time: most flights are shorter, and each read clears that much memory
+# Octets that TLS holds in the middle of a handshake, and in a tunnel; measured, Python's part included.
+HANDSHAKE_WEIGHT, TUNNEL_WEIGHT = 56 * 1024, 34 * 1024
 HANDSHAKE_RECORD = 0x16  # first octet of a ClientHello's record (RFC 8446 §5.1)
 COMMITMENT = b"\0"  # the application data that says "no more handshake messages" (RFC 9190 §2.1.1)
 
@@ -110,6 +112,24 @@ class TlsMethod:
         if flight is None:
             return Request(b"\0")
         return self._failure or self._take(flight)
+
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether TLS has begun and not come to its end."""
+        return self._connection is not None and self._keys is None
+
+    @property
+    def gathered(self) -> int:
+        """Octets of a flight of the peer whose end has not come."""
+        return self._incoming.held
+
+    @property
+    def weight(self) -> int:
+        """About how many octets are held."""
+        octets = self.gathered + (len(self._outgoing) if self._outgoing is not None else 0)
+        if self._connection is not None:
+            octets += HANDSHAKE_WEIGHT if self._keys is None else TUNNEL_WEIGHT
+        return octets
 
     def works_on(self, data: bytes) -> bool:
         """The last fragment of something, when it is not just an acknowledgement."""
