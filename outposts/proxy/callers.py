@@ -264,7 +264,7 @@ class _Sent(web.StreamResponse):
 
 
 class AiohttpCaller:
-    """A request that aiohttp's server has read. ``tunnel_ended`` etc. are aiohttp's own matter once it is closed."""
+    """A request that aiohttp's server has read. Raises ``HeadError`` if aiohttp took a coding that we do not."""
 
     __slots__ = ("_protocol", "_request", "_reusable", "_transport", "expects", "keep_alive", "length", "method",
                  "minor")  # fmt: skip
@@ -277,10 +277,13 @@ class AiohttpCaller:
         self.method = request.method
         self.minor = request.version.minor
         self.keep_alive = bool(request.keep_alive)
-        if not request.can_read_body:
-            self.length: int | None = 0
+        coding = request.headers.get("Transfer-Encoding")
+        if coding is not None and coding.strip().lower() != "chunked":
+            raise HeadError("a transfer coding other than chunked", 501)
+        if coding is not None:
+            self.length: int | None = None
         else:
-            self.length = request.content_length if "Transfer-Encoding" not in request.headers else None
+            self.length = (request.content_length or 0) if request.can_read_body else 0
         expect = request.headers.get("Expect", "").lower()
         self.expects = self.length != 0 and self.minor == 1 and expect == "100-continue"
         if self._transport is not None:

@@ -147,11 +147,24 @@ class ResponseReader:
     tunnel, or, after an answer, octets that nobody asked for.
     """
 
-    __slots__ = ("_body", "_buffer", "_head_only", "_upgrade", "done", "head", "interim", "pieces", "rest", "size")
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_head_only",
+        "_touched",
+        "_upgrade",
+        "done",
+        "head",
+        "interim",
+        "pieces",
+        "rest",
+        "size",
+    )
 
     def __init__(self, head_only: bool = False, upgrade: bool = False) -> None:
         self._head_only = head_only
         self._upgrade = upgrade
+        self._touched = False
         self._buffer = bytearray()
         self._body: BodyReader | None = None
         self.interim: list[ResponseHead] = []
@@ -169,7 +182,7 @@ class ResponseReader:
     @property
     def untouched(self) -> bool:
         """Whether not one octet has come."""
-        return self.head is None and not self._buffer and not self.interim
+        return not self._touched
 
     @property
     def reusable(self) -> bool:
@@ -186,6 +199,7 @@ class ResponseReader:
 
     def feed(self, data: bytes) -> None:
         """Octets from the application. Raises ``ResponseError``."""
+        self._touched = True
         if self.done:
             self.rest += data
             return

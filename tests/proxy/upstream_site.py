@@ -295,9 +295,10 @@ class Front:
         self.provider = one
         self.ended: list[Forwarded] = []
         self.more: list[tuple[bytes, bytes]] = []
+        self._changed = asyncio.Event()
         self._kind = kind
         self._anonymous = anonymous
-        self._session = session
+        self.session = session
         self._via = Connection("127.0.0.1")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._runner: web.ServerRunner | None = None
@@ -316,20 +317,27 @@ class Front:
         check = Check(request, self.provider, None, url, ())
         if self._anonymous:
             return check, Allow(self.provider, self.provider.anonymous, None, Passed.OPEN_PATH)
-        session = session_at(self.provider, **self._session)
+        session = session_at(self.provider, **self.session)
         return check, Allow(self.provider, session.identity, session, Passed.SESSION)
+
+    def _note(self, ended: Forwarded) -> None:
+        self.ended.append(ended)
+        self._changed.set()
 
     async def raw(self, caller: RawCaller, head: Head) -> None:
         """One request over a bare connection."""
         request = auth_request(head, self._via)
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items()]
-        self.ended.append(await self.forwarder.forward(caller, *self._allow(request), pairs, more=self.more))
+        self._note(await self.forwarder.forward(caller, *self._allow(request), pairs, more=self.more))
 
     async def _aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
-        caller = AiohttpCaller(request)
+        try:
+            caller = AiohttpCaller(request)
+        except HeadError as error:
+            return web.Response(status=error.status)
         seen = raw_request(request.method, request._message.path, request.raw_headers, self._via)
         ended = await self.forwarder.forward(caller, *self._allow(seen), request.raw_headers, more=self.more)
-        self.ended.append(ended)
+        self._note(ended)
         return caller.response()
 
     async def start(self) -> None:
@@ -353,7 +361,8 @@ class Front:
     async def until_ended(self, count: int = 1) -> Forwarded:
         """Wait until so many requests have ended; the last one."""
         while len(self.ended) < count:
-            await asyncio.sleep(0.005)
+            self._changed.clear()
+            await self._changed.wait()
         return self.ended[count - 1]
 
     async def close(self) -> None:
