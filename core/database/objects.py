@@ -62,6 +62,9 @@ EVENT_LIFE_S = 365 * 24 * 3600.0  # a year, as the reference keeps events
 REPUTATION_LIFE_S = 24 * 3600.0  # flows.md §6.2
 REPUTATION_LIMIT = 5  # scores stay between -5 and 5
 
+# What stands in the place of an application's slug in the OAuth2 provider's addresses.
+RESERVED_SLUGS = frozenset({"authorize", "token", "device", "userinfo", "introspect", "revoke"})
+
 # What every outpost's config has at least; an outpost refuses a config without its host name (flows.md §8.1).
 OUTPOST_CONFIG: dict[str, Any] = {
     "authentik_host": "",
@@ -400,6 +403,8 @@ class Database(DirectoryStore):
             case Flow() | Application():
                 if not record.slug or not _SLUG_LETTERS.issuperset(record.slug):
                     raise ValidationFailed({"slug": ["must be letters, digits, - and _"]})
+                if isinstance(record, Application) and record.slug in RESERVED_SLUGS:
+                    raise ValidationFailed({"slug": ["The slug is reserved and cannot be used."]})
             case StageBinding():
                 if not record.evaluate_on_plan and not record.re_evaluate_policies:
                     raise ValidationFailed("One of evaluate_on_plan and re_evaluate_policies must be set.")

@@ -289,6 +289,8 @@ class OAuth2Routes:
 
     async def _issuer(self, request: web.Request) -> web.StreamResponse:
         """The issuer's own address leads to its configuration."""
+        if providers.by_slug(self._services.database, request.match_info["slug"]) is None:
+            raise web.HTTPNotFound
         return redirect(f"{ROOT}/{quote(request.match_info['slug'], safe='')}/.well-known/openid-configuration")
 
     def _document(
