@@ -424,7 +424,7 @@ def _shown(row: ExtraSetting) -> str:
     elif isinstance(value, tuple):
         text = ",".join(value)
     elif isinstance(value, float):
-        text = f"{value:g}"
+        text = f"{value:.15g}"  # no exponents: 2592000, and 0.5
     else:
         text = str(value)
     return f"`{text}`{' ' + row.unit if row.unit else ''}" if text else "–"

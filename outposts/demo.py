@@ -196,7 +196,7 @@ class Demo:
         radtest = f"radtest {{}} {bracketed(radius)}:{port} 0 {RADIUS_SECRET}"
         moved = "".join(f"\n  note: {line}" for line in self.moved)
         return f"""
-Outposts demo, {len(DEFAULT_PORTS)} listeners, data in {self.folder}{moved}
+Outposts demo, {len(DEFAULT_PORTS)} listeners, data and logs in {self.folder}{moved}
 
   core     {self.core_url}   akadmin / akadmin-demo-pw
   LDAP     {ldap}   base {BASE_DN}

@@ -81,3 +81,27 @@ def test_the_ldap_page_is_complete() -> None:
         assert operation in page
     for name in (*EXTRA_ATTRIBUTES, *OPERATIONAL.values(), "memberOf", "ak-active", "pwdChangedTime"):
         assert name in page, name
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which a page's headings can be linked to, as code hosts make them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_to_headings_lead_somewhere() -> None:
+    """``#nobody-gets-in`` is a heading of the page that the link names."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    broken, found = [], 0
+    for page in pages:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            found += 1
+            if anchor not in anchors(page.parent / target if target else page):
+                broken.append((page.name, target, anchor))
+    assert found > 5
+    assert not broken
+
+
+def test_numbers_in_the_settings_have_no_exponents() -> None:
+    """Thirty days are 2592000 seconds."""
+    assert not re.search(r"\de[+-]\d", (ROOT / "docs" / "settings.md").read_text())

@@ -74,7 +74,7 @@ def _find(settings: Settings, *, record: bool, ended: bool, limit: int) -> list[
         return journal.read_sessions(path, ended=ended, limit=limit)
     if settings.redis_url:
         return asyncio.run(_from_redis(settings.redis_url, ended, limit))
-    asked = "" if record else f"no daemon answers in {settings.tmpdir}, and "
+    asked = "" if record else f"no daemon with x_radius_accounting answers in {settings.tmpdir} (its TMPDIR), and "
     raise NotRecorded(asked + (f"there is no record {path}" if path else "there is no record: see OUTPOSTS_STATE_DIR"))
 
 

@@ -297,7 +297,7 @@ async def test_list_of_a_running_process(tmp_path: Path, capsys: pytest.CaptureF
     await told.close()
     assert not path.exists()
     assert await asyncio.to_thread(command, [], settings) == 1
-    assert "no daemon answers" in capsys.readouterr().err
+    assert "no daemon with x_radius_accounting answers" in capsys.readouterr().err
 
 
 async def test_list_of_several_processes_and_one_that_was_killed(tmp_path: Path) -> None:
