@@ -130,7 +130,7 @@ class HeaderAuth:
                 else:
                     log.warning("credentials not checked", provider=provider.name, problem=error.detail)
             else:
-                session = self._session(provider, found) if found is not None else None
+                session = self._session(provider, credential, found) if found is not None else None
                 answer = session if session is not None else Tried.REFUSED
         except Exception as error:
             # Whatever went wrong, nobody has said yes.
@@ -177,7 +177,7 @@ class HeaderAuth:
         self._client.check_origin(provider, claims)
         return Tokens(claims, token)
 
-    def _session(self, provider: ProxyProvider, found: Tokens) -> Session | None:
+    def _session(self, provider: ProxyProvider, credential: Credential, found: Tokens) -> Session | None:
         """A session of the core's answer; None if it is about nobody, or over already."""
         now = self._clock()
         session = sessions.create(
@@ -190,6 +190,7 @@ class HeaderAuth:
             now=now,
             validity_s=provider.validity_s or GOOD_S,
         )
+        session.credential = credential.digest  # what it was made from is not passed on
         return session if session.subject and session.live(now) else None
 
     # -- ends --------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Revocation:
         self._again = False
 
     def session_ended(self, sid: str) -> None:
-        """A login has ended (``Service.session_ended``). What is in memory ends before this returns to the loop."""
+        """A login has ended (``Service.session_ended``): a look into the store later its sessions have, too."""
         if self._header_auth is not None:
             self._header_auth.session_ended(sid)
         self._store.session_ended(sid)

@@ -329,7 +329,7 @@ class Sessions:
         return len(keys)
 
     def session_ended(self, sid: str) -> None:
-        """The core says that a login has ended: here at once, in the store as soon as it answers."""
+        """The core says that a login has ended: everywhere as soon as the store answers, here in any case."""
         if sid and sid not in self._unended:
             self._note_gone(_sid_at(sid, None))
             self._unended.add(sid)

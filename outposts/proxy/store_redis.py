@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common import logs
@@ -26,6 +26,7 @@ from common.shared_store import TIMEOUT_S, SharedStore, StoreUnavailable
 from outposts.proxy.store_port import News, Row, StoreFull
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
     from redis.asyncio.client import PubSub
 
 PREFIX = "outposts:proxy:"
@@ -126,13 +127,22 @@ class RedisBackend:
         return self._prefix + kind + b":" + key
 
     async def _script(self, script: str, keys: Sequence[bytes], values: Sequence[bytes | str | int | float]) -> Any:
-        return await self._shared.call(lambda client: client.eval(script, len(keys), *keys, *values))
+        return await self._again(lambda client: client.eval(script, len(keys), *keys, *values))
+
+    async def _again(self, command: Callable[[Redis], Any]) -> Any:
+        """An answer to what may be said twice: a kept connection may be one that the server has just closed."""
+        try:
+            return await self._shared.call(command)
+        except StoreUnavailable as error:
+            if str(error) != "ConnectionError":
+                raise
+            return await self._shared.call(command)
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     async def load(self, key: bytes) -> Row | None:
         """See ``store.Backend``."""
-        found = await self._shared.call(lambda client: client.hgetall(self._name(b"s", key)))
+        found = await self._again(lambda client: client.hgetall(self._name(b"s", key)))
         return _row(key, found)
 
     async def put(self, row: Row, now: float, replaces: bytes | None = None) -> None:
@@ -187,7 +197,7 @@ class RedisBackend:
         if not indexes:
             return []
         names = [self._name(b"i", index) for index in indexes]
-        found = await self._shared.call(lambda client: client.sunion(names))
+        found = await self._again(lambda client: client.sunion(names))
         return sorted(key for key in found if len(key) == KEY_SIZE) if isinstance(found, set | list) else []
 
     async def rows(self) -> AsyncIterator[Row]:
@@ -253,6 +263,9 @@ class RedisBackend:
                     )
             finally:
                 self._lost()
+            # Kept connections went the same way; who uses one would be told so only then.
+            with contextlib.suppress(RedisError, OSError, StoreUnavailable):
+                await self._shared.client.connection_pool.disconnect(inuse_connections=False)
             await asyncio.sleep(wait_s)
             wait_s = min(RECONNECT_MAX_S, wait_s * 2)
 
