@@ -95,7 +95,10 @@ async def test_every_list_is_valid_for_the_official_client(release: str) -> None
         assert answer["users"] == sorted(expected_users)
         assert answer["groups"] == sorted(group.name for group in running.database.find(models.Group))
         counts = {name: answer[name] for name in ("instances", "ldap", "radius", "proxy", "providers", "applications")}
-        assert counts == {"instances": 1, "ldap": 3, "radius": 0, "proxy": 0, "providers": 7, "applications": 6}
+        assert counts == {
+            "instances": 1, "ldap": 3, "radius": 0, "proxy": 0, "providers": running.database.count(models.Provider),
+            "applications": running.database.count(models.Application),
+        }  # fmt: skip
         assert answer["me"].startswith("ak-outpost-")
         assert answer["check"] is True
         assert answer["certificate"] == "-----BEGIN"
