@@ -16,6 +16,7 @@ RECORDED_OUTPOST_TOKEN = "NqpHgI0dR4G7To4P6oBaz3lvDu2FZk3fuEDJbEk0eACLzTRGVatikm
 RECORDED_TOKENS = {  # token → the outpost that it belonged to
     RECORDED_OUTPOST_TOKEN: "RC LDAP outpost",
     "V257yOlTd7mdglOcSjE8urFhXmUdqMzibCvfpHmu5EGIAAloiNrxsiB1Xb1a": "RC RADIUS outpost",
+    "ZuO5d4Bois2n9nqGLtvgEVz3njowWDyqwYhmraF8vhIFB7g8nwQsUI3is6sF": "RC Proxy outpost",
 }
 
 # Need stage types or provider types that the embedded core does not have yet.
