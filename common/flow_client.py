@@ -38,6 +38,7 @@ GET_REPEATS = 2  # after a network error; a POST is never repeated (core-contrac
 MAX_HOPS = 30  # redirects a step; each silent stage is one
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_RETRY_AFTER_S = 3600.0
+MAX_REQUEST_ID = 64  # characters of X-authentik-id; the core's are 32
 
 SESSION_COOKIE = "authentik_session"
 CSRF_COOKIE = "authentik_csrf"
@@ -217,6 +218,7 @@ class FlowClient:
         self._now = now
         self._monotonic = monotonic
         self._observe = observe
+        self.core_request = ""  # X-authentik-id of the flow's last answer
         self._redirected = False  # whether the last challenge came after a redirect
         self.cookies = CookieStore(cookies)
 
@@ -277,6 +279,7 @@ class FlowClient:
         return self._challenge(call, response)
 
     def _challenge(self, call: str, response: Response) -> Challenge:
+        self.core_request = _printable(response.request_id)
         error = error_for(call, response)
         if error is not None:
             raise error
@@ -337,6 +340,11 @@ class FlowClient:
         )
         self.cookies.receive(response.headers.getall("set-cookie", []), self._now())
         return response
+
+
+def _printable(request_id: str | None) -> str:
+    """The core's name for a call, as it may stand in a log line."""
+    return "".join(character for character in (request_id or "")[:MAX_REQUEST_ID] if character.isprintable())
 
 
 def _label(challenge: Challenge) -> str:

@@ -264,6 +264,11 @@ class LoginService:
         return self._seal.close(standing, binding)
 
     async def _conclude(self, run: _Run, execution: FlowClient, result: flow.Result) -> Outcome | Paused:
+        """The outcome of a flow, with the core's name for its last call."""
+        outcome = await self._judge(run, execution, result)
+        return replace(outcome, core_request=execution.core_request) if isinstance(outcome, Denied) else outcome
+
+    async def _judge(self, run: _Run, execution: FlowClient, result: flow.Result) -> Outcome | Paused:
         """The success rule. This is the one place that makes a ``Passed``."""
         target, credentials = run.target, run.credentials
         if isinstance(result, Denied | Unavailable):
@@ -326,6 +331,7 @@ class LoginService:
             used_push=result.push_accepted,
             email=me.user.email if me is not None else None,
             groups=tuple(group.name for group in me.user.groups) if me is not None else (),
+            core_request=execution.core_request,
         )
 
     async def logout(self, session: CoreSession, flow_slug: str | None, client_ip: str) -> bool:

@@ -103,7 +103,8 @@ class Passed:
 
     ``attributes`` is RADIUS' base64 packet; ``used_code``: a second factor's code was part of the password field;
     ``used_push``: a push was confirmed, of which the password field shows nothing. ``email`` and ``groups`` (names of
-    the user's groups, as ``users/me`` lists them) are known only if the user was looked up.
+    the user's groups, as ``users/me`` lists them) are known only if the user was looked up. ``core_request`` is the id
+    under which the core has logged the flow's last call.
     """
 
     session: CoreSession
@@ -115,15 +116,20 @@ class Passed:
     used_push: bool = False
     email: str | None = None
     groups: tuple[str, ...] = ()
+    core_request: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Denied:
-    """Refused. ``message`` is the core's own text for people; ``stage`` the component that refused."""
+    """Refused. ``message`` is the core's own text for people; ``stage`` the component that refused.
+
+    ``core_request``: as in ``Passed``; empty where the flow was not run.
+    """
 
     reason: str
     message: str = ""
     stage: str = ""
+    core_request: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

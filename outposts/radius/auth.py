@@ -110,6 +110,7 @@ class Grant:
     username: str
     said: Said
     attributes: Attributes = field(repr=False)
+    core_request: str = ""
 
 
 # Told of each accepted login: the request, the core's session, Class and User-Name of the reply (empty: none).
@@ -246,6 +247,7 @@ class Authenticator:
             username=username,
             stage=outcome.stage if isinstance(outcome, Denied) else "",
             message=outcome.message,
+            core_request=outcome.core_request if isinstance(outcome, Denied) else "",
         )
 
     # -- logins on the core ------------------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ class Authenticator:
         except AttributesError as error:
             return error.reason
         name = passed.username or (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
-        return Grant(passed.session, name, said, attributes)
+        return Grant(passed.session, name, said, attributes, passed.core_request)
 
     def accept(self, request: Request, grant: Grant, success: Succeed | None) -> Answer:
         """The Access-Accept: the only place that states one. ``success``: how EAP ended; None for a password."""
@@ -327,7 +329,7 @@ class Authenticator:
             eap = failure_for(request.packet.joined(_EAP_MESSAGE))
             return self.reject(request, attributes, eap=eap, username=grant.username, stage="", message="")
         self._on_accept(request, grant.session, grant.said.class_, grant.said.user_name or "")
-        return Answer(Code.ACCESS_ACCEPT, attributes, username=grant.username)
+        return Answer(Code.ACCESS_ACCEPT, attributes, username=grant.username, core_request=grant.core_request)
 
     def _with_keys(self, request: Request, grant: Grant, success: Succeed) -> Attributes | str:
         """The attributes of an Accept that ends EAP, or the label of why not: Proxy-State has grown."""
@@ -342,7 +344,17 @@ class Authenticator:
         except AttributesError as error:
             return error.reason
 
-    def reject(self, request: Request, label: str, *, eap: bytes, username: str, stage: str, message: str) -> Answer:
+    def reject(
+        self,
+        request: Request,
+        label: str,
+        *,
+        eap: bytes,
+        username: str,
+        stage: str,
+        message: str,
+        core_request: str = "",
+    ) -> Answer:
         """The Access-Reject of an EAP conversation; no Reply-Message beside EAP (RFC 3579 §2.6.5)."""
         return Answer(
             Code.ACCESS_REJECT,
@@ -351,14 +363,30 @@ class Authenticator:
             username=username,
             stage=stage,
             message=message,
+            core_request=core_request,
         )
 
     def _refuse(
-        self, request: Request, label: str, *, username: str = "", stage: str = "", message: str = ""
+        self,
+        request: Request,
+        label: str,
+        *,
+        username: str = "",
+        stage: str = "",
+        message: str = "",
+        core_request: str = "",
     ) -> Answer:
         """The Access-Reject of a password."""
         said = text_attributes(Attribute.REPLY_MESSAGE, DENIED_TEXT) if request.provider.reply_message else ()
-        return Answer(Code.ACCESS_REJECT, said, reason=label, username=username, stage=stage, message=message)
+        return Answer(
+            Code.ACCESS_REJECT,
+            said,
+            reason=label,
+            username=username,
+            stage=stage,
+            message=message,
+            core_request=core_request,
+        )
 
     def undecided(self, request: Request, outcome: Unavailable, username: str) -> Silence | None:
         """Silence where the core could not decide; None where the operator wants a reject instead.

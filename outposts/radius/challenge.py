@@ -24,7 +24,7 @@ from common.outcomes import Denied, Outcome, Paused, Question, Reason, Unavailab
 from common.shared_store import StoreUnavailable
 from outposts.radius.attributes import text_attributes
 from outposts.radius.providers import RadiusProvider
-from outposts.radius.request import Answer, Request
+from outposts.radius.request import Answer, Request, Silence
 from outposts.radius.rfc import Attribute, Code
 from outposts.radius.session import STATE_SIZE, Exchanges
 from outposts.radius.wire import Attributes, Packet, PacketError, reveal_password
@@ -126,8 +126,15 @@ class Challenges:
         """Whether logins are to begin as ``sealable``."""
         return self._store is not None
 
-    async def ask(self, request: Request, paused: Paused) -> Answer:
-        """The Access-Challenge for a paused login, which is kept until its answer."""
+    async def ask(self, request: Request, paused: Paused) -> Answer | Silence:
+        """The Access-Challenge for a paused login, which is kept until its answer.
+
+        Silence if this client has begun too many in this second; a further question is no new beginning.
+        """
+        goes_on = request.packet.first(Attribute.STATE) is not None
+        if not goes_on and not self.exchanges.admit(request.client_ip, self._monotonic()):
+            await paused.abandon()
+            return Silence("exchange_rate", again=False)
         user_name = request.packet.first(Attribute.USER_NAME) or b""
         state = await self._share(request, user_name, paused)
         if state is None:

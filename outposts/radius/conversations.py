@@ -73,7 +73,17 @@ class Grants(Protocol[G]):
     def accept(self, request: Request, grant: G, success: Succeed) -> Answer:
         """The Access-Accept."""
 
-    def reject(self, request: Request, label: str, *, eap: bytes, username: str, stage: str, message: str) -> Answer:
+    def reject(
+        self,
+        request: Request,
+        label: str,
+        *,
+        eap: bytes,
+        username: str,
+        stage: str,
+        message: str,
+        core_request: str = "",
+    ) -> Answer:
         """The Access-Reject with an EAP-Failure."""
 
     def undecided(self, request: Request, outcome: Unavailable, username: str) -> Silence | None:
@@ -101,6 +111,7 @@ class Conversation(Generic[G]):
     username: str = ""
     stage: str = ""
     message: str = field(default="", repr=False)
+    core_request: str = ""
 
     @property
     def name(self) -> str:
@@ -261,7 +272,7 @@ class Conversations(Generic[G]):
         if isinstance(outcome, Unavailable):
             silence = self._grants.undecided(request, outcome, conversation.name)
             return silence if silence is not None else Refused("core_error")
-        conversation.stage = outcome.stage
+        conversation.stage, conversation.core_request = outcome.stage, outcome.core_request
         return Refused(refusals.label(outcome))
 
     def _replied(self, request: Request, conversation: Conversation[G], step: Step) -> Answer | Silence:
@@ -294,6 +305,7 @@ class Conversations(Generic[G]):
             username=conversation.name,
             stage=conversation.stage,
             message=conversation.message or failed.detail,
+            core_request=conversation.core_request,
         )
 
     # -- ends --------------------------------------------------------------------------------------------------------

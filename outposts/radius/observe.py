@@ -177,6 +177,8 @@ class Observations:
             fields["reason"] = outcome.reason
         if isinstance(outcome, Answer) and outcome.stage:
             fields["stage"] = outcome.stage
+        if isinstance(outcome, Answer) and outcome.core_request:
+            fields["core-request"] = outcome.core_request
         if outcome.message:
             fields["message"] = outcome.message[:MAX_MESSAGE]
         if lines.add("request", fields):

@@ -67,7 +67,7 @@ class Answer:
 
     ``reason`` is the metric label of a refusal, empty for an Accept. ``username`` is whom the log shall name, if that
     is better known than by User-Name. ``stage`` and ``message`` are the core's words for the log; ``core_request`` is
-    the id under which the core has logged the call that failed.
+    the id under which the core has logged the flow's last call.
     """
 
     code: Code

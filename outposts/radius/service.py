@@ -64,6 +64,7 @@ class RadiusService:
         self._watched = WatchedFiles()
         self._contexts = TlsContexts()
         self._sweeping = False
+        self._born = time.time()
         self._heaviest = 0  # octets of EAP conversations since memory was given back
         self._logouts: set[asyncio.Task[None]] = set()
         self._logout_gate = asyncio.Semaphore(LOGOUTS_AT_ONCE)
@@ -102,8 +103,8 @@ class RadiusService:
         """Serve this configuration from now on."""
         self._config = configuration.outpost.config
         self.observations.outpost_name = configuration.outpost.name
-        if time.time() - configuration.fetched_at < SWEEP_S:
-            self.core.heard()
+        if configuration.fetched_at >= self._born and time.time() - configuration.fetched_at < SWEEP_S:
+            self.core.heard()  # not by what was read from a state file, however young
         resolved, problems = resolve_all(configuration.providers, configuration.certificate_of, self._extra_of)
         self._records = len(configuration.providers)
         older = self.desk.intake.providers

@@ -21,6 +21,7 @@ from common.service import DaemonContext
 from common.worker import Published
 from outposts.radius.desk import Line
 from outposts.radius.extension import Extensions, none
+from outposts.radius.intake import Drop
 from outposts.radius.request import Request
 from outposts.radius.rfc import Attribute, Code
 from outposts.radius.server import Wire
@@ -28,7 +29,11 @@ from outposts.radius.service import RadiusService
 from outposts.radius.session import worker_of
 
 PACKET = "packet"
+# Packets without Message-Authenticator that a worker passes on in one second: people who answer a question are fewer,
+# and a flood must not keep the supervisor from its work.
+MAX_UNSIGNED = 200
 _STATE, _ACCESS_REQUEST = int(Attribute.STATE), int(Code.ACCESS_REQUEST)
+_MESSAGE_AUTHENTICATOR = int(Attribute.MESSAGE_AUTHENTICATOR)
 
 log = logs.get_logger("radius")
 
@@ -69,6 +74,7 @@ class RadiusWorkerService(RadiusService):
     def __init__(self, context: DaemonContext, reactor: LoopReactor, extensions: Extensions = none) -> None:
         # State has one octet for the number, and there are at most 256 workers, which count from 1.
         super().__init__(context, reactor, extensions, worker=max(0, context.worker - 1))
+        self._second = self._unsigned = 0
         self._decoder = msgspec.msgpack.Decoder(_Packet)
         self.desk.pass_on = self._pass_on
 
@@ -81,6 +87,11 @@ class RadiusWorkerService(RadiusService):
         forward = self._context.forward
         if maker is None or maker == self._context.worker - 1 or forward is None or not isinstance(where, tuple):
             return False
+        if maker >= self._context.settings.workers:
+            return False  # nobody's State: a reject
+        if request.packet.first(_MESSAGE_AUTHENTICATOR) is None and not self._may_pass_unsigned(request.received_at):
+            self.observations.dropped(Drop("forward_rate", request.provider), request.client_ip, request.received_at)
+            return True
         packet = _Packet(
             self.server.wires.index(line),
             *request.peer,
@@ -91,6 +102,14 @@ class RadiusWorkerService(RadiusService):
         forward(maker + 1, PACKET, msgspec.msgpack.encode(packet))
         metrics.radius_forwarded.inc()
         return True
+
+    def _may_pass_unsigned(self, now: float) -> bool:
+        """Whether one more packet that anybody may have sent can go through the supervisor in this second."""
+        second = int(now)
+        if second != self._second:
+            self._second, self._unsigned = second, 0
+        self._unsigned += 1
+        return self._unsigned <= MAX_UNSIGNED
 
     def forwarded(self, what: str, content: bytes) -> None:
         """See ``common.worker.Colleague``."""

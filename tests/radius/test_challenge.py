@@ -109,6 +109,7 @@ class Front:
         if not isinstance(outcome, Paused):
             return outcome
         reply = await self.challenges.ask(packet, outcome)
+        assert isinstance(reply, Answer)
         octets = wire.encode_reply(packet.packet, SECRET, reply.code, reply.attributes)
         return wire.verify_reply(octets, packet.packet.authenticator, SECRET)
 
@@ -546,6 +547,7 @@ async def test_what_cannot_be_sealed_is_kept_here() -> None:
     async with daemon(store=store) as nas:
         reply = await nas.challenges.ask(request("pw"), Unsealable())
         assert store.kept == {}
+        assert isinstance(reply, Answer)
         state = dict(reply.attributes)[Attribute.STATE]
         assert await nas.ask(request("123456", state_row(state))) == Denied("heard", "123456")
 
@@ -584,6 +586,7 @@ async def test_embedded_core_totp() -> None:
         assert isinstance(outcome, Paused)
         assert outcome.question.text == "Wrong code, try again:"
         reply = await challenges.ask(request("000000", name=b"bob", provider=bob), outcome)
+        assert isinstance(reply, Answer)
         state = dict(reply.attributes)[Attribute.STATE]
         core.clock.now += 60  # a wrong code throttles the device for a while
         code = pyotp.TOTP("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ").at(core.clock.now)

@@ -12,20 +12,25 @@ import pytest
 
 from common import logs
 from common.login import Credentials
-from common.outcomes import Denied, LoginTarget, Paused, Reason, Unavailable
+from common.outcomes import Denied, LoginTarget, Passed, Paused, Reason, Unavailable
 from common.throttle import ThrottleLimits
 from outposts.radius import service, wire
 from outposts.radius.eap.tls import Keys
 from outposts.radius.gate import Slots
 from outposts.radius.rfc import VENDOR_MICROSOFT, Attribute, Code
+from outposts.radius.server import Wire
 from outposts.radius.service import RadiusService
-from outposts.radius.session import Duplicates
+from outposts.radius.session import STATE_SIZE, Duplicates
+from outposts.radius.shared import MAX_UNSIGNED
+from tests.common.scripted_core import BOTH, REDIRECT, answer, log_in, session
+from tests.common.scripted_core import Core as ScriptedCore
 from tests.ldap.binds import until
 from tests.radius import eap_peer
-from tests.radius.desks import House, Standing, access_request, eap_request, passed, provider
+from tests.radius.desks import House, Standing, access_request, eap_request, passed, provider, request_of
 from tests.radius.eap_peer import IDENTITY, NAK, TLS, TTLS, Peer, inner_peap, pap, response
 from tests.radius.test_challenge import daemon
 from tests.radius.test_conversations import eap_of, house, state_of, talk
+from tests.radius.test_workers import worker_service
 
 HELLO = response(7, IDENTITY, b"alice")
 
@@ -393,3 +398,72 @@ async def test_memory_of_a_crowd_goes_back_to_the_system(monkeypatch: pytest.Mon
 def test_the_c_library_is_asked_where_it_can() -> None:
     """Where it cannot, nothing happens."""
     service._trim()
+
+
+async def test_challenges_of_passwords_count_as_new_conversations() -> None:
+    """A hundred a second of one client; further questions of the same logins are none; what is too much is given up."""
+    where = House(provider(challenge=True))
+    given_up = []
+    where.core.outcome = lambda credentials: Standing("Code:", Standing("Again:", passed()))
+    asked = [await where.ask(access_request(user=b"user%d" % number)) for number in range(100)]
+    further = await where.ask(access_request(state_row(asked[0]), user=b"user0", password="123456"))
+    assert further is not None and further.code == Code.ACCESS_CHALLENGE
+    given_up.append(Standing("Code:"))
+    where.core.outcome = given_up[0]
+    assert await where.ask(access_request(user=b"one too many")) is None
+    assert where.observer.reason == "exchange_rate" and given_up[0].abandoned == 1
+    where.clock.advance(1)
+    where.core.outcome = Standing("Code:")
+    assert (await where.ask(access_request(user=b"in time"))) is not None
+
+
+# --- between workers ---
+
+
+async def test_states_of_nobody_and_floods_are_not_passed_on() -> None:
+    """Only to workers that there are; of packets that anybody may have sent, only so many a second."""
+    sent: list[tuple[int, str, bytes]] = []
+    service = worker_service(1, sent)
+    line = Wire.__new__(Wire)
+    service.server.wires.append(line)
+
+    def passes(worker: int, *, sign: bool = True, at: float = 1000.0) -> bool:
+        state = (Attribute.STATE, bytes((worker,)) + bytes(STATE_SIZE - 1))
+        return service._pass_on(request_of(access_request(state, sign=sign), at=at), line, ("192.0.2.1", 5))
+
+    assert not passes(0), "its own"
+    assert not passes(2) and not passes(255), "there are two workers"
+    assert passes(1) and [worker for worker, _, _ in sent] == [2]
+    sent.clear()
+    assert all(passes(1, sign=False) for _ in range(1000)), "nothing is answered here in the other's place"
+    assert len(sent) == MAX_UNSIGNED
+    assert passes(1) and len(sent) == MAX_UNSIGNED + 1
+    assert passes(1, sign=False, at=1001.0) and len(sent) == MAX_UNSIGNED + 2
+
+
+# --- finding it in the core's log ---
+
+
+async def test_the_line_of_a_request_names_the_core_s(lines: StringIO) -> None:
+    """Accepted, refused, and refused in EAP."""
+    where = house(provider(networks="192.0.2.0/24"))
+    where.core.outcome = passed(core_request="r-accept")
+    await where.ask(access_request())
+    where.core.outcome = Denied(Reason.INVALID_CREDENTIALS, core_request="r-reject")
+    await where.ask(access_request())
+    where.core.outcome = Denied(Reason.INVALID_CREDENTIALS, core_request="r-eap")
+    await talk(where, Peer("tls", certificate=eap_peer.ALICE, trust=eap_peer.SERVERS))
+    await asyncio.sleep(0)
+    text = lines.getvalue()
+    for name in ("r-accept", "r-reject", "r-eap"):
+        assert text.count(f'"core-request":"{name}"') == 1
+
+
+async def test_outcomes_name_the_last_call_of_the_flow() -> None:
+    """Whatever the core's header holds, it fits a line."""
+    core = ScriptedCore(answer(BOTH), answer(REDIRECT, 200, session(), x_authentik_id="a\x07bc" + "x" * 100))
+    outcome = await log_in(core)
+    assert isinstance(outcome, Passed) and outcome.core_request == "abc" + "x" * 60
+    refusal = BOTH | {"response_errors": {"non_field_errors": [{"string": "no", "code": "invalid"}]}}
+    outcome = await log_in(ScriptedCore(answer(BOTH), answer(refusal, x_authentik_id="def")))
+    assert isinstance(outcome, Denied) and outcome.core_request == "def"
