@@ -10,22 +10,26 @@ import asyncio
 from typing import Any
 
 BUFFER_HIGH = 65_536  # octets that wait on a side before the other is not read
+HALF_CLOSED_S = 60.0  # longest silence when one side has stopped sending
 
 
 class _End(asyncio.Protocol):
     """One side's protocol; ``_to`` is the other side's transport."""
 
-    __slots__ = ("_former", "_to", "_tunnel", "count", "lost", "transport")
+    __slots__ = ("_former", "_other", "_to", "_tunnel", "count", "lost", "over", "transport")
 
     def __init__(self, tunnel: Tunnel, transport: Any, former: Any) -> None:
         self._tunnel = tunnel
         self._former = former
         self._to: Any = None
+        self._other = self
         self.transport = transport
         self.count = 0
         self.lost = False
+        self.over = False
 
     def join(self, other: _End) -> None:
+        self._other = other
         self._to = other.transport
 
     def data_received(self, data: bytes) -> None:
@@ -43,13 +47,13 @@ class _End(asyncio.Protocol):
         reading(self._to, True)
 
     def eof_received(self) -> bool:
-        """This side will send no more."""
-        if self._to.is_closing():
-            return False
-        if not self._to.can_write_eof():
+        """This side will send no more. When neither will, or this cannot be said to the other, both are closed."""
+        self.over = True
+        if self._other.over or self._to.is_closing() or not self._to.can_write_eof():
             self._to.close()
             return False
         self._to.write_eof()
+        self._tunnel.half_closed()
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -110,6 +114,11 @@ class Tunnel:
             self._deadline = now + self._idle_s
         elif now > self._deadline:
             self.close()
+
+    def half_closed(self) -> None:
+        """One side sends no more; mostly it has gone altogether, which cannot be told."""
+        self._idle_s = min(self._idle_s, HALF_CLOSED_S)
+        self.busy = True
 
     def close(self) -> None:
         """Cut both sides."""
