@@ -407,10 +407,10 @@ class Authenticator:
         while self._ended and (len(self._ended) > MAX_ENDED or next(iter(self._ended.values())) < now - ENDED_S):
             self._ended.popitem(last=False)
 
-    def sweep(self, now: float) -> None:
-        """Give up conversations that nobody goes on with; to be called every few seconds."""
-        self.conversations.exchanges.sweep(now)
-        self.challenges.sweep(now)
+    def sweep(self, now: float) -> bool:
+        """Give up conversations that nobody goes on with; to be called every few seconds. Whether more are left."""
+        more = self.conversations.exchanges.sweep(now)
+        return self.challenges.sweep(now) or more
 
     def end_providers(self, gone: Callable[[int], bool]) -> None:
         """Give up the conversations of providers (by pk) that are gone or have changed."""

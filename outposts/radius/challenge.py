@@ -165,9 +165,9 @@ class Challenges:
             return Denied(refused.reason, "not an answer to this challenge")
         return await pending.paused.answer(text)
 
-    def sweep(self, now: float) -> None:
-        """Give up what waits for too long; to be called every few seconds."""
-        self.exchanges.sweep(now)
+    def sweep(self, now: float) -> bool:
+        """Give up what waits for too long; to be called every few seconds. Whether more is left."""
+        return self.exchanges.sweep(now)
 
     async def close(self) -> None:
         """Give up everything."""

@@ -261,7 +261,8 @@ class RadiusService:
             try:
                 now = time.monotonic()
                 self.duplicates.sweep(now)
-                self.authenticator.sweep(now)
+                while self.authenticator.sweep(now):  # noqa: ASYNC110 - it is work, and others come in between
+                    await asyncio.sleep(0)
                 await self._give_memory_back()
                 for extension in self._extensions:
                     extension.sweep()

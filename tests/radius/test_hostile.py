@@ -20,13 +20,13 @@ from outposts.radius.gate import Slots
 from outposts.radius.rfc import VENDOR_MICROSOFT, Attribute, Code
 from outposts.radius.server import Wire
 from outposts.radius.service import RadiusService
-from outposts.radius.session import STATE_SIZE, Duplicates
+from outposts.radius.session import SLICE, STATE_SIZE, Duplicates, Exchanges
 from outposts.radius.shared import MAX_UNSIGNED
 from tests.common.scripted_core import BOTH, REDIRECT, answer, log_in, session
 from tests.common.scripted_core import Core as ScriptedCore
 from tests.ldap.binds import until
 from tests.radius import eap_peer
-from tests.radius.desks import House, Standing, access_request, eap_request, passed, provider, request_of
+from tests.radius.desks import House, Standing, access_request, chance, eap_request, passed, provider, request_of
 from tests.radius.eap_peer import IDENTITY, NAK, TLS, TTLS, Peer, inner_peap, pap, response
 from tests.radius.test_challenge import daemon
 from tests.radius.test_conversations import eap_of, house, state_of, talk
@@ -467,3 +467,15 @@ async def test_outcomes_name_the_last_call_of_the_flow() -> None:
     refusal = BOTH | {"response_errors": {"non_field_errors": [{"string": "no", "code": "invalid"}]}}
     outcome = await log_in(ScriptedCore(answer(BOTH), answer(refusal, x_authentik_id="def")))
     assert isinstance(outcome, Denied) and outcome.core_request == "def"
+
+
+def test_a_crowd_ends_in_slices() -> None:
+    """Freeing ten thousand handshakes at once would hold everybody up."""
+    ended: list[int] = []
+    table: Exchanges[int] = Exchanges(chance, on_drop=ended.append)
+    for number in range(100):
+        table.open(number, 1, "192.0.2.1", 50.0 if number < 70 else 90.0)
+    assert [table.sweep(60.0), len(ended)] == [True, SLICE]
+    while table.sweep(60.0):
+        pass
+    assert ended == list(range(70)) and len(table) == 30
