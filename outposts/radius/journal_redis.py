@@ -65,6 +65,7 @@ class RedisJournal:
         self.stale_s = stale_s
         self._one_by_one = asyncio.Lock()
         self._cleaned_at = 0.0
+        self._failures = 0
         self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError, msgspec.DecodeError)
         try:
             self._redis: Any = redis.Redis.from_url(
@@ -76,8 +77,17 @@ class RedisJournal:
     async def note(self, recorded: Recorded) -> None:
         """Returns when the server has it. Raises ``NotRecorded``."""
         # In the order in which they came: an end must not be overtaken by what was reported before it.
+        failures = self._failures
         async with self._one_by_one:
-            await self._note(recorded)
+            if self._failures != failures:
+                # A server that hangs must not have each of those that wait wait again: they would take all the room
+                # for requests, logins included. Their clients ask again.
+                raise NotRecorded("Redis: no answer to the one before")
+            try:
+                await self._note(recorded)
+            except NotRecorded:
+                self._failures += 1
+                raise
 
     async def _note(self, recorded: Recorded) -> None:
         report = recorded.report

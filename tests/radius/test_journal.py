@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -353,3 +354,26 @@ def test_list_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_path_of_the_socket_fits() -> None:
     """A unix socket's path has at most 107 octets; the usual folders leave room."""
     assert len(str(listed.path_of("/tmp", 4_194_304))) < 60
+
+
+async def test_a_store_that_hangs_does_not_hold_everybody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that waited behind a failure fail with it, and the next one tries anew."""
+    journal = RedisJournal("redis://127.0.0.1:1", 60.0)
+    tried, release = [], asyncio.Event()
+
+    async def hangs(recorded: object) -> None:
+        tried.append(recorded)
+        await release.wait()
+        raise NotRecorded("Redis: TimeoutError")
+
+    monkeypatch.setattr(journal, "_note", hangs)
+    nothing: Any = None
+    waiting = [asyncio.create_task(journal.note(nothing)) for _ in range(50)]
+    await asyncio.sleep(0)
+    release.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, NotRecorded) for outcome in outcomes) and len(tried) == 1
+    with pytest.raises(NotRecorded):
+        await journal.note(nothing)
+    assert len(tried) == 2
+    await journal.close()
