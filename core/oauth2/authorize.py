@@ -133,7 +133,7 @@ def needs_login(asked: Asked, auth_time: float, now: float, key: bytes) -> bool:
     A login that happened after it was asked for is good enough, whatever ``max_age`` says.
     """
     after = _login_after(asked, key)
-    if after is not None and auth_time >= after:
+    if after is not None and auth_time > after:
         return False
     return PROMPT_LOGIN in asked.prompts or (asked.max_age_s is not None and now - auth_time > asked.max_age_s)
 

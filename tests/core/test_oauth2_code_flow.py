@@ -336,6 +336,7 @@ async def test_a_forged_login_time_does_not_help() -> None:
     clock = Clock()
     async with core(clock=clock) as running:
         client, browser = proxy(running), await browser_of(running)
+        clock.now += 100
         await browser.open(client.authorize(prompt="login"))
         after = browser.at.rpartition("ak_login_after%3D")[2]
         assert after
@@ -343,8 +344,12 @@ async def test_a_forged_login_time_does_not_help() -> None:
         for forged in ("0.000.abc", "0", after.replace("%253A", ":")[:-1] + "0", "x.y"):
             await browser.open(client.authorize(prompt="login", ak_login_after=forged))
             assert not browser.left, forged
-        await browser.open(client.authorize(prompt="login", state="other", ak_login_after=after))
-        assert not browser.left
+        for changed in ({"state": "other"}, {}):
+            await browser.open(client.authorize(prompt="login", ak_login_after=after, **changed))
+            assert not browser.left, "nobody has logged in since"
+        clock.now += 1
+        await browser.log_in()
+        assert "code" in browser.given
 
 
 async def test_prompt_login_where_nobody_may_log_in_again() -> None:

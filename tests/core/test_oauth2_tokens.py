@@ -330,6 +330,26 @@ async def test_access_tokens_die_with_what_they_hang_on(what: str) -> None:
         assert reply.status == 401
 
 
+async def test_a_session_whose_time_is_over_counts_as_ended() -> None:
+    """Also while its row has not been cleared away yet, and for codes too."""
+    clock = Clock()
+    async with core(clock=clock) as running:
+        client, browser = web(running), Browser(running)
+        provider = running.database.first(models.Provider, name="web")
+        assert provider is not None
+        provider.options |= {"access_token_validity": "days=3", "access_code_validity": "days=3"}
+        running.database.save(provider)
+        await browser.open("/")
+        await browser.log_in()
+        token = (await tokens_of(client, browser))["access_token"]
+        await browser.open(client.authorize())
+        code = browser.given["code"]
+        clock.now += 86400 + 1
+        assert running.database.sql("SELECT count(*) FROM session WHERE user IS NOT NULL")[0][0] == 1
+        assert not await active(client, token)
+        assert (await client.exchange(code)).json["error"] == "invalid_grant"
+
+
 async def test_tokens_of_federated_providers() -> None:
     """A provider may name others whose tokens it accepts; not the other way round."""
     async with core() as running:
