@@ -19,6 +19,7 @@ MAX_HEAD = 262_144
 MAX_LINES = 512  # header lines of an answer
 MAX_INTERIM = 16  # heads with a status of 1xx before the real one
 MAX_LENGTH_DIGITS = 18  # of Content-Length: an exabyte
+START = b"HTTP/1."  # with which every answer begins; what does not is not waited for
 MAX_NAMES = 4096  # spellings of header names that are remembered
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
@@ -207,6 +208,8 @@ class ResponseReader:
             if self._buffer:
                 searched = max(0, len(self._buffer) - 3)
                 self._buffer += data
+                if searched < len(START) and not START.startswith(bytes(self._buffer[: len(START)])):
+                    raise ResponseError("not an HTTP/1 answer")
                 if self._buffer.find(b"\r\n\r\n", searched) < 0 and len(self._buffer) < MAX_HEAD:
                     return
                 data = bytes(self._buffer)
@@ -250,7 +253,7 @@ class ResponseReader:
             if end < 0:
                 if len(data) - start >= MAX_HEAD:
                     raise ResponseError("head too large")
-                if not b"HTTP/1.".startswith(data[start : start + 7]):
+                if not START.startswith(data[start : start + len(START)]):
                     raise ResponseError("not an HTTP/1 answer")
                 self._buffer += data[start:]
                 return b""
