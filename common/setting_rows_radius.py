@@ -233,7 +233,13 @@ ROWS: tuple[ExtraSetting, ...] = (
     ),
     # Replies
     _row("reply_message", values.BOOLEAN, False, "", "A neutral Reply-Message in rejects; never with EAP."),
-    _row("reject_delay", values.duration(), 0.0, "s", "Wait before each Access-Reject; slows down guessing."),
+    _row(
+        "reject_delay",
+        values.duration(),
+        0.0,
+        "s",
+        "Wait before each Access-Reject of a login that was tried; slows down guessing.",
+    ),
     _row("class", values.BOOLEAN, False, "", "Class with 16 random octets in each Access-Accept, for accounting."),
     _row("echo_user", values.BOOLEAN, False, "", "User-Name in each Access-Accept, as the core writes it."),
     _row(

@@ -30,6 +30,7 @@ from common.outcomes import (
     Outcome,
     Passed,
     Paused,
+    Reason,
     Unavailable,
 )
 from outposts.radius import refusals
@@ -198,6 +199,8 @@ class Authenticator:
         if provider.client_ca and provider.eap_require_ca:
             return self._refuse(request, "certificate_required")
         if state is not None:
+            if not self.challenges.may_know(state):
+                return self._refuse(request, Reason.CHALLENGE_EXPIRED)
             return self._go_on(request)
         try:
             password = reveal_password(provider.secret, packet.authenticator, hidden).decode()

@@ -144,6 +144,10 @@ class Challenges:
             )
         return Answer(Code.ACCESS_CHALLENGE, challenge_attributes(paused.question, state), username=paused.username)
 
+    def may_know(self, state: bytes) -> bool:
+        """Whether a State can be one of ours: if not, nobody has to be asked about it."""
+        return self.exchanges.holds(state) or (self._store is not None and len(state) == SHARED_STATE_SIZE)
+
     async def answer(self, request: Request) -> Outcome | Paused:
         """Go on with the login that a request's State names. Never raises (but for cancellation)."""
         state = request.packet.first(Attribute.STATE) or b""

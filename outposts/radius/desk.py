@@ -176,7 +176,8 @@ class Desk:
             log.exception("request failed unexpectedly", client=request.client_ip)
             outcome = Silence("unexpected")
         if isinstance(outcome, Answer | Silence):
-            self._replied(request, entry, line, where, outcome)
+            # Nobody was asked, so nobody's password was tried: nothing to slow down, and no room to be taken by it.
+            self._replied(request, entry, line, where, outcome, delays=False)
             return
         self._taken(request)
         task = asyncio.get_running_loop().create_task(self._work(request, entry, line, where, outcome))
@@ -231,7 +232,9 @@ class Desk:
         if not self._pending and self._idle is not None:
             self._idle.set()
 
-    def _replied(self, request: Request, entry: Entry, line: Line, where: object, outcome: Outcome) -> None:
+    def _replied(
+        self, request: Request, entry: Entry, line: Line, where: object, outcome: Outcome, *, delays: bool = True
+    ) -> None:
         provider = request.provider
         if isinstance(outcome, Answer) and not self.in_service(provider):
             outcome = Silence("provider_gone")
@@ -240,7 +243,7 @@ class Desk:
                 self.intake.duplicates.forget(entry)
             else:
                 self.intake.duplicates.answer(entry, b"", self._clock())
-        elif outcome.code == Code.ACCESS_REJECT and provider.reject_delay:
+        elif outcome.code == Code.ACCESS_REJECT and provider.reject_delay and delays:
             self._taken(request)
             loop = asyncio.get_running_loop()
             loop.call_later(provider.reject_delay, self._send_delayed, request, entry, line, where, outcome)

@@ -213,6 +213,10 @@ class Exchanges(Generic[T]):
             return None
         return found.value
 
+    def holds(self, state: bytes) -> bool:
+        """Whether a conversation waits under this State, whoever asks."""
+        return state in self._waiting
+
     def put_back(self, state: bytes, value: T, provider_pk: int, peer: str, expires: float) -> None:
         """The packet that took it was not its next packet: State is good again."""
         self._keep(state, value, provider_pk, peer, expires)

@@ -479,3 +479,21 @@ def test_a_crowd_ends_in_slices() -> None:
     while table.sweep(60.0):
         pass
     assert ended == list(range(70)) and len(table) == 30
+
+
+async def test_rejects_for_nothing_take_no_room() -> None:
+    """``reject_delay`` slows down guesses; what anybody may send is refused at once, a State of nobody included."""
+    where = House(provider(reject_delay=5.0, challenge=True))
+    for octets, reason in (
+        (access_request(password=b"\xff\xfe", sign=False), "undecodable_password"),
+        (access_request((Attribute.STATE, bytes(STATE_SIZE)), sign=False), "challenge_expired"),
+        (access_request((Attribute.STATE, b"x"), sign=False), "challenge_expired"),
+    ):
+        assert len(where.give(octets)) == 1
+        assert where.observer.reason == reason and where.desk.pending == 0
+    where.core.outcome = Denied(Reason.INVALID_CREDENTIALS)
+    where.give(access_request())
+    await until(where.core.asked.is_set)
+    await asyncio.sleep(0)
+    assert where.desk.pending == 1 and len(where.line.replies) == 3
+    await where.close()
