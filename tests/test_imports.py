@@ -130,6 +130,8 @@ LEVELS: dict[str, int] = {
     "outposts.ldap.routing": 3,
     "outposts.ldap.observe": 3,
     "outposts.ldap.connection": 4,
+    "outposts.ldap.desk": 4,
+    "outposts.ldap.replies": 3,
     "outposts.ldap.service": 4,
     "outposts.ldap.shared": 4,
     "outposts.ldap.server": 4,

@@ -18,21 +18,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 from common import logs, metrics
-from common.client_certificate import ClientCertificate
-from common.outcomes import Reason
 from outposts.ldap import controls, extended, routing, sasl
-from outposts.ldap.auth import Authenticator, BindAnswer, Identity, Peer, refused
-from outposts.ldap.ber import encode_integer
-from outposts.ldap.bound import BoundConnections
+from outposts.ldap.auth import BindAnswer, Identity, Peer, refused
+from outposts.ldap.desk import Desk, Wire
 from outposts.ldap.messages import (
     AbandonRequest,
     AddRequest,
     BindRequest,
     CompareRequest,
-    Control,
     DeleteRequest,
     ExtendedRequest,
     ModifyDNRequest,
@@ -43,9 +39,9 @@ from outposts.ldap.messages import (
     UnbindRequest,
 )
 from outposts.ldap.prepared import bind_success, whole_bind
-from outposts.ldap.providers import Providers
-from outposts.ldap.rfc import RESPONSE_TAG, ControlOid, ResultCode, Tag
-from outposts.ldap.session import Session, SessionLimits, State
+from outposts.ldap.replies import REQUEST_TAG, bind_controls, search_done
+from outposts.ldap.rfc import RESPONSE_TAG, ResultCode, Tag
+from outposts.ldap.session import Session, State
 from outposts.ldap.wire import encode_bind_response, encode_extended_response, encode_result
 
 log = logs.get_logger("ldap")
@@ -55,68 +51,6 @@ TURN_S = 0.0003  # seconds of it that are always worth the switch
 TURN_SHARE = 0.5  # of what others used since the last slice: one listing leaves them two thirds of their rate
 AT_ONCE = 65_536  # bytes of a result that are gathered and written in one go; more is a stream
 SLICE_REQUESTS = 32  # requests of one read before others get their turn: a search from a snapshot takes some 30 µs
-
-
-class Wire(Protocol):
-    """What a connection needs of its socket (``server.Wire``)."""
-
-    def send(self, data: bytes) -> None:
-        """Write; more than the client reads is kept, then ``Connection.blocked`` is called."""
-
-    def pause_reading(self) -> None:
-        """Read no more for now."""
-
-    def resume_reading(self) -> None:
-        """Read again."""
-
-    def close(self) -> None:
-        """Close when everything is written."""
-
-    def abort(self) -> None:
-        """Close at once."""
-
-    def start_tls(self) -> None:
-        """Encrypt from here on; what was sent before goes out in the clear."""
-
-    def client_certificate(self) -> ClientCertificate | None:
-        """What the client showed in the TLS handshake, its issuer not yet looked at; None without one."""
-
-
-class Observer(Protocol):
-    """Where finished requests are counted and logged (``observe.Observations``). ``started``: ``time.monotonic``."""
-
-    def bind(self, client_ip: str, name: bytes, answer: BindAnswer, started: float) -> None:
-        """A bind was answered."""
-
-    def search(
-        self, client_ip: str, identity: Identity | None, request: SearchRequest, result: routing.Result, started: float
-    ) -> None:
-        """A search was answered."""
-
-    def known_bind(self, client_ip: str, data: bytes, answer: BindAnswer, started: float) -> None:
-        """A bind was answered without decoding ``data``, its whole message."""
-
-    def prepared_search(
-        self, client_ip: str, identity: Identity, data: bytes, count: int, app: str, started: float
-    ) -> None:
-        """A search was answered without decoding ``data``, its whole message."""
-
-    def other(self, client_ip: str, kind: str, identity: Identity | None, code: int, started: float) -> None:
-        """Any other request was answered."""
-
-
-@dataclass
-class Desk:
-    """What all connections share. ``providers`` is replaced at each refresh. Times of ``Limits`` in seconds."""
-
-    authenticator: Authenticator
-    searches: routing.Searches
-    bound: BoundConnections[Connection, Identity]
-    observer: Observer
-    limits: SessionLimits
-    providers: Providers
-    max_requests: int = 100
-    max_followers: int = 10  # of one connection
 
 
 @dataclass(slots=True)
@@ -400,7 +334,7 @@ class Connection:
                     request.message_id,
                     answer.code,
                     diagnostic=answer.diagnostic,
-                    controls=_bind_controls(request, answer),
+                    controls=bind_controls(request, answer),
                 )
             )
             waiting = self.session.bind_finished(answer.identity)
@@ -470,7 +404,7 @@ class Connection:
                         break
                 else:
                     if self.session.finish(request.message_id):
-                        parts.append(_done(request, result))
+                        parts.append(search_done(request, result))
                         self._wire.send(b"".join(parts))
                         self.desk.observer.search(self.client_ip, self.session.identity, request, result, started)
                     return
@@ -513,7 +447,7 @@ class Connection:
             if stream.result.follower is not None and not stream.result.follower.ended:
                 self._park(stream)
             elif self.session.finish(stream.request.message_id):
-                self._wire.send(_done(stream.request, stream.result))
+                self._wire.send(search_done(stream.request, stream.result))
                 self.desk.observer.search(
                     self.client_ip, self.session.identity, stream.request, stream.result, stream.started
                 )
@@ -647,56 +581,6 @@ HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
     DeleteRequest: Connection._write,
     ModifyDNRequest: Connection._write,
 }
-
-REQUEST_TAG: dict[type, Tag] = {
-    SearchRequest: Tag.SEARCH_REQUEST,
-    BindRequest: Tag.BIND_REQUEST,
-    ExtendedRequest: Tag.EXTENDED_REQUEST,
-    CompareRequest: Tag.COMPARE_REQUEST,
-    AddRequest: Tag.ADD_REQUEST,
-    ModifyRequest: Tag.MODIFY_REQUEST,
-    DeleteRequest: Tag.DELETE_REQUEST,
-    ModifyDNRequest: Tag.MODIFY_DN_REQUEST,
-}
-
-
-DONE_WELL = b"\x65\x07\x0a\x01\x00\x04\x00\x04\x00"  # SearchResultDone: success, no matchedDN, no text
-
-
-def _done(request: SearchRequest, result: routing.Result) -> bytes:
-    """The last message of a search's answer (RFC 4511 §4.5.2). The usual one is put together from two pieces."""
-    answer = result.answer
-    if result.follower is not None:
-        return encode_result(request.message_id, Tag.SEARCH_DONE, result.code, controls=result.follower.controls)
-    code = answer.final_code
-    if code == 0 and not answer.matched and not answer.diagnostic and not answer.controls:
-        identifier = encode_integer(request.message_id)
-        return bytes((0x30, len(identifier) + len(DONE_WELL))) + identifier + DONE_WELL
-    return encode_result(request.message_id, Tag.SEARCH_DONE, code, answer.matched, answer.diagnostic, answer.controls)
-
-
-def _bind_controls(request: BindRequest, answer: BindAnswer) -> tuple[Control, ...]:
-    """What a bind asked to be told: who it is now (RFC 3829, successes only), and that its password has expired
-    (draft-behera-ldap-password-policy-10 §6.2: an empty value says nothing of the kind is known)."""
-    if not request.controls:
-        return ()
-    try:
-        asked = controls.read(request.controls, controls.Operation.BIND)
-    except controls.ControlError:
-        return ()  # that is what the bind was refused for
-    found = []
-    if asked.authorization_identity and answer.identity is not None:
-        name = answer.identity.authorization_id.encode()
-        found.append(Control(ControlOid.AUTHORIZATION_IDENTITY_RESPONSE, False, name))
-    if asked.password_policy:
-        expired = answer.reason == Reason.NEW_PASSWORD_WANTED
-        found.append(Control(ControlOid.PASSWORD_POLICY, False, PASSWORD_EXPIRED if expired else NO_POLICY_ERROR))
-    return tuple(found)
-
-
-# PasswordPolicyResponseValue ::= SEQUENCE { warning [0] … OPTIONAL, error [1] ENUMERATED { passwordExpired (0), … } }
-PASSWORD_EXPIRED = b"\x30\x03\x81\x01\x00"
-NO_POLICY_ERROR = b"\x30\x00"
 
 
 def _close(chunks: Iterator[bytes] | Awaitable[Any]) -> None:

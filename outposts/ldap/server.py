@@ -35,7 +35,8 @@ from common.client_certificate import ClientCertificate
 from common.listen import bind, name_of
 from common.setting_values import ListenAddress, Network
 from common.tls import CertificateError, CertificatePair, Contexts, choose, expires_at
-from outposts.ldap.connection import Connection, Desk
+from outposts.ldap.connection import Connection
+from outposts.ldap.desk import Desk
 from outposts.ldap.rfc import ResultCode
 
 log = logs.get_logger("ldap")

@@ -33,7 +33,8 @@ from outposts.ldap.auth import Authenticator, Identity
 from outposts.ldap.bind_cache import KEY_SIZE, BindCache
 from outposts.ldap.bound import BoundConnections
 from outposts.ldap.changes import ChangeSet, comparing
-from outposts.ldap.connection import Connection, Desk
+from outposts.ldap.connection import Connection
+from outposts.ldap.desk import Desk
 from outposts.ldap.direct import Parameters
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.feeds import Feed, cookie_key

@@ -19,7 +19,8 @@ from outposts.ldap.auth import Authenticator, BindAnswer, Identity
 from outposts.ldap.bind_cache import KEY_SIZE, BindCache
 from outposts.ldap.bound import BoundConnections
 from outposts.ldap.client_wire import decode_response, encode_request
-from outposts.ldap.connection import Connection, Desk
+from outposts.ldap.connection import Connection
+from outposts.ldap.desk import Desk
 from outposts.ldap.direct import Parameters
 from outposts.ldap.directory import Snapshot
 from outposts.ldap.entries import EntryOptions
