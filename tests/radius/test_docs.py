@@ -1,4 +1,4 @@
-"""``docs/radius.md`` names every reason that a log line or metric can show, every policy word, every dictionary."""
+"""``docs/radius.md`` names every reason that a log line or metric can show, every setting, every dictionary."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.setting_rows import EXTRAS
 from outposts.radius import dictionary, refusals
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,15 +46,29 @@ def test_every_reason_is_explained() -> None:
     assert "eap_…" in NAMED
 
 
+def rows_of_reasons() -> list[list[str]]:
+    """The cells of each row in the two tables of reasons."""
+    section = TEXT.partition("\n## What comes of a request\n")[2].partition("\n### Nobody gets in\n")[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 40
+    return [[cell.strip() for cell in row] for row in rows]
+
+
 def test_no_reason_is_explained_that_is_gone() -> None:
     """The tables of reasons name nothing that the code does not say."""
-    reasons = re.findall(r"^\| ((?:`[a-z_…]+`(?:, )?)+) \|", TEXT, re.MULTILINE)
-    named = {label for row in reasons for label in re.findall(r"`([a-z_]+)`", row)}
-    settings = {label for label in named if label.startswith("x_")}
-    fields = set(
-        re.findall(r"\w+", "requestId client provider code identifier user result reason stage message auto yes no")
-    )
-    assert named - settings - fields <= labels()
+    assert {label for row in rows_of_reasons() for label in re.findall(r"`([a-z_]+)`", row[0])} <= labels()
+
+
+def test_each_reason_says_when_it_comes_and_what_to_change() -> None:
+    """Three cells, none of them empty."""
+    assert [row for row in rows_of_reasons() if len(row) != 3 or not all(row)] == []
+
+
+def test_every_setting_is_named() -> None:
+    """By what it is called in the outpost's configuration, or in the environment."""
+    rows = [row for row in EXTRAS if row.type in ("radius", "radsec")]
+    assert len(rows) > 50
+    assert [row.key for row in rows if row.key not in TEXT and row.variable not in TEXT] == []
 
 
 @pytest.mark.parametrize("file", sorted(dictionary.FILE.parent.glob("*.dictionary")), ids=lambda file: file.stem)
