@@ -59,10 +59,12 @@ class RadiusService:
         self._reactor = reactor
         self._config: Mapping[str, Any] = {}
         self._problems: list[str] = []
+        self._configured: list[str] = []  # those of them that are not about certificates
         self._records = 0
         self._files = PemFiles()
         self._watched = WatchedFiles()
         self._contexts = TlsContexts()
+        self._making = asyncio.Lock()  # contexts and files are looked up by one thread at a time
         self._sweeping = False
         self._born = time.time()
         self._heaviest = 0  # octets of EAP conversations since memory was given back
@@ -113,6 +115,7 @@ class RadiusService:
         )
         unchanged = {provider.pk for provider in providers if older.by_pk.get(provider.pk) is provider}
         eap, certificate_problems = await self._eap_settings(providers)
+        self._configured = problems
         self._report([*problems, *certificate_problems])
         gate = self.authenticator.gate
         gate.max_flows = self._extra("max_flows")
@@ -199,7 +202,8 @@ class RadiusService:
 
     async def _eap_settings(self, providers: Providers) -> tuple[dict[int, EapSettings], list[str]]:
         """EAP settings by provider, and what is wrong. Reading files and keys takes milliseconds: in a thread."""
-        return await asyncio.to_thread(self._make_eap_settings, providers)
+        async with self._making:
+            return await asyncio.to_thread(self._make_eap_settings, providers)
 
     def _make_eap_settings(self, providers: Providers) -> tuple[dict[int, EapSettings], list[str]]:
         made: dict[int, EapSettings] = {}
@@ -267,12 +271,19 @@ class RadiusService:
                 for extension in self._extensions:
                     extension.sweep()
                 if await asyncio.to_thread(lambda: self._files.changed() or self._watched.changed()):
-                    eap, problems = await self._eap_settings(self.desk.intake.providers)
-                    self._report(problems)
-                    self.authenticator.conversations.settings = eap
-                    log.info("certificate files read again")
+                    await self._read_files_again()
             except Exception:
                 log.exception("sweep failed")
+
+    async def _read_files_again(self) -> None:
+        """Certificate files have changed."""
+        providers = self.desk.intake.providers
+        eap, problems = await self._eap_settings(providers)
+        if self.desk.intake.providers is not providers:
+            return  # a refresh was faster, and has read the files too: what is here belongs to providers of before
+        self._report([*self._configured, *problems])
+        self.authenticator.conversations.settings = eap
+        log.info("certificate files read again")
 
     async def _give_memory_back(self) -> None:
         """After a crowd of EAP conversations. TLS leaves small gaps, which the C library keeps unless it is told."""

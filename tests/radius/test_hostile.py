@@ -15,8 +15,10 @@ from common.login import Credentials
 from common.outcomes import Denied, LoginTarget, Passed, Paused, Reason, Unavailable
 from common.throttle import ThrottleLimits
 from outposts.radius import service, wire
+from outposts.radius.eap.session import EapSettings
 from outposts.radius.eap.tls import Keys
 from outposts.radius.gate import Slots
+from outposts.radius.providers import Providers
 from outposts.radius.rfc import VENDOR_MICROSOFT, Attribute, Code
 from outposts.radius.server import Wire
 from outposts.radius.service import RadiusService
@@ -497,3 +499,33 @@ async def test_rejects_for_nothing_take_no_room() -> None:
     await asyncio.sleep(0)
     assert where.desk.pending == 1 and len(where.line.replies) == 3
     await where.close()
+
+
+async def test_files_that_change_during_a_refresh_do_not_bring_older_settings_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The refresh wins: what a look at the files has made for the providers of before is dropped."""
+    service = worker_service(1, [])
+    newer = {1: EapSettings(("tls",), None, require_client_ca=True)}
+
+    async def slow(providers: Providers) -> tuple[dict[int, EapSettings], list[str]]:
+        service.desk.intake.serve(Providers([provider()]))
+        service.authenticator.conversations.settings = newer
+        return {1: EapSettings(("tls",), None)}, []
+
+    monkeypatch.setattr(service, "_eap_settings", slow)
+    await service._read_files_again()
+    assert service.authenticator.conversations.settings is newer
+
+
+async def test_a_look_at_files_does_not_hide_other_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with a provider's record stays told and counted."""
+    service = worker_service(1, [])
+    service._configured = ["no secret"]
+
+    async def one(providers: Providers) -> tuple[dict[int, EapSettings], list[str]]:
+        return {}, ["certificate"]
+
+    monkeypatch.setattr(service, "_eap_settings", one)
+    await service._read_files_again()
+    assert service._problems == ["no secret", "certificate"]
