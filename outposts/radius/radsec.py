@@ -239,10 +239,12 @@ class Server:
     def _admit(self, wire: Wire, host: str, listener: str) -> Upper | None:
         address = bare(host)
         why = ""
-        if self.draining or (len(self.connections) >= self.limits.max_connections and not self._make_room()):
+        if self.draining:
             why = "total"
         elif self._per_address.get(address, 0) >= self.limits.max_connections_per_address:
-            why = "per_address"
+            why = "per_address"  # before anybody else has to go for it
+        elif len(self.connections) >= self.limits.max_connections and not self._make_room():
+            why = "total"
         if why:
             metrics.connections_refused.labels(listener, why).inc()
             return None

@@ -831,3 +831,18 @@ async def test_strangers_do_not_fill_the_log(tmp_path: Path) -> None:
         await bench.close()
     finally:
         logs.configure(before)
+
+
+async def test_who_has_too_many_connections_pushes_nobody_out(tmp_path: Path) -> None:
+    """One that is refused for its own address's sake costs no other its place."""
+    bench = await Bench(tmp_path).start(Limits(max_connections=2, max_connections_per_address=2))
+    first = [await asyncio.open_connection("127.0.0.1", bench.port) for _ in range(2)]
+    await until(lambda: len(bench.server.connections) == 2)
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        assert await asyncio.wait_for(reader.read(1), WAIT_S) == b""
+        writer.close()
+    assert len(bench.server.connections) == 2 and not any(one.closing for one in bench.server.connections)
+    for _, writer in first:
+        writer.close()
+    await bench.close()
