@@ -296,10 +296,11 @@ class Authenticator:
 
     # -- replies -----------------------------------------------------------------------------------------------------
 
-    def grant(self, request: Request, passed: Passed, *, eap: bool) -> Grant | str:
+    def grant(self, request: Request, passed: Passed, *, eap: bool, username: str = "") -> Grant | str:
         """What the Accept will be made of, or the label of the reason why there can be none.
 
-        Asked before anything is promised: in EAP, the client hears of success before the Accept is sent.
+        Asked before anything is promised: in EAP, the client hears of success before the Accept is sent. ``username``
+        is whom the log names if the core has not said who it is; without it User-Name is.
         """
         provider = request.provider
         if passed.session.session_id in self._ended:
@@ -319,7 +320,7 @@ class Authenticator:
             attributes = said.attributes(request, reserved=EAP_RESERVED if eap else 0, eap=eap)
         except AttributesError as error:
             return error.reason
-        name = passed.username or (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
+        name = passed.username or username or (request.packet.first(_USER_NAME) or b"").decode("utf-8", "replace")
         return Grant(passed.session, name, said, attributes, passed.core_request)
 
     def accept(self, request: Request, grant: Grant, success: Succeed | None) -> Answer:

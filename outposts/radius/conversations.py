@@ -67,8 +67,11 @@ log = logs.get_logger("radius.eap")
 class Grants(Protocol[G]):
     """What this part needs of ``auth.Authenticator``."""
 
-    def grant(self, request: Request, passed: Passed, *, eap: bool) -> G | str:
-        """What an Accept will be made of, or the label of the reason why there can be none."""
+    def grant(self, request: Request, passed: Passed, *, eap: bool, username: str = "") -> G | str:
+        """What an Accept will be made of, or the label of the reason why there can be none.
+
+        ``username`` is for the log if the core has not said who it is: in EAP, User-Name may be anybody's.
+        """
 
     def accept(self, request: Request, grant: G, success: Succeed) -> Answer:
         """The Access-Accept."""
@@ -260,7 +263,7 @@ class Conversations(Generic[G]):
     ) -> Decision | Silence:
         if isinstance(outcome, Passed):
             conversation.username = outcome.username or conversation.username
-            grant = self._grants.grant(request, outcome, eap=True)
+            grant = self._grants.grant(request, outcome, eap=True, username=conversation.username)
             if isinstance(grant, str):
                 return Refused(grant)
             conversation.grant = grant

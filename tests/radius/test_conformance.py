@@ -16,7 +16,7 @@ import pytest
 
 from outposts.radius import wire
 from outposts.radius.rfc import Attribute, Code
-from tests import daemons, factories, stub_flows
+from tests import daemons, factories, peer_programs, stub_flows
 from tests.fakes import StubCore
 from tests.radius.client import Nas
 from tests.radius.desks import PASSWORD, SECRET, access_request, attributes_of, blob, eap_request, status_request
@@ -508,8 +508,10 @@ def test_a_refresh_changes_what_is_served(own_core: StubCore) -> None:
         daemon.wait_for(changed, 20, lambda: "the new secret")
 
 
+@pytest.mark.peer
 def test_radclient(own_core: StubCore) -> None:
     """Accept, Reject and Status-Server as FreeRADIUS' own client sees them."""
+    program = peer_programs.program("radclient")
     environment = daemons.outpost_environment(own_core.url, own_core.token)
     with daemons.running("radius", environment) as daemon:
         host, port = daemon.address("radius")
@@ -518,17 +520,14 @@ def test_radclient(own_core: StubCore) -> None:
             ("auth", "User-Name=alice,User-Password=wrong,Message-Authenticator=0x00", "Access-Reject"),
             ("status", "Message-Authenticator=0x00", "Access-Accept"),
         ):
-            try:
-                done = subprocess.run(
-                    ["radclient", "-x", "-t", "20", "-r", "1", f"{host}:{port}", kind, SECRET.decode()],
-                    input=words,
-                    capture_output=True,
-                    text=True,
-                    timeout=60,
-                    check=False,
-                )
-            except FileNotFoundError:
-                pytest.skip("radclient is missing: apt install freeradius-utils")
+            done = subprocess.run(
+                [program, "-x", "-t", "20", "-r", "1", f"{host}:{port}", kind, SECRET.decode()],
+                input=words,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
             assert f"Received {expected}" in done.stdout, done.stdout + done.stderr
 
 

@@ -229,6 +229,22 @@ async def test_r58_passwords_in_tunnels(method: str, inside: Callable[[bytes], b
     assert where.observer.outcomes[-1].username == "alice"
 
 
+@pytest.mark.parametrize(
+    ("method", "inside"),
+    [
+        ("ttls", lambda message: None if message else pap(b"alice", b"wonderland")),
+        ("peap", inner_peap([b"alice", b"wonderland"])),
+    ],
+)
+async def test_the_log_names_who_is_inside(method: str, inside: Callable[[bytes], bytes | None]) -> None:
+    """The core need not be asked who it is: the name inside the tunnel counts, not User-Name."""
+    where = house()
+    where.core.outcome = passed(username=None)
+    packet, _ = await talk(where, Peer(method, identity=b"anonymous", trust=eap_peer.SERVERS, inside=inside))
+    assert packet.code == Code.ACCESS_ACCEPT
+    assert where.observer.outcomes[-1].username == "alice"
+
+
 async def test_r58_peap_asks_for_the_code() -> None:
     """A question of the core is a second prompt inside the tunnel."""
     where = house()
