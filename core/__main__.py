@@ -45,6 +45,9 @@ log = logs.get_logger(__name__)
 LOCK_NAME = "core.lock"
 EXPIRE_EVERY_S = 30.0  # how late an expired session may be announced to outposts
 DRAIN_S = 10.0  # requests in flight get this long at a stop
+MAX_LINE_BYTES = (
+    32 * 1024
+)  # of a request line: an authorization request waits, encoded twice, in the login page's query
 KEEP_ALIVE_S = 75.0  # idle connections; longer than the 60 s that clients usually keep theirs
 ADMIN = "akadmin"
 NO_PASSWORD = (
@@ -212,7 +215,12 @@ async def running(settings: CoreSettings, *, clock: Callable[[], float] = time.t
         hub = Hub(services, asyncio.get_running_loop())
         server = Server(services, settings, hub, STAGES)
         runner = web.AppRunner(
-            server.app, access_log=None, handle_signals=False, shutdown_timeout=DRAIN_S, keepalive_timeout=KEEP_ALIVE_S
+            server.app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=DRAIN_S,
+            keepalive_timeout=KEEP_ALIVE_S,
+            max_line_size=MAX_LINE_BYTES,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -47,6 +47,8 @@ DENIED_TITLE = "Access denied"
 UNUSABLE = "This application is not set up completely. Please tell its administrator."
 NO_LOGIN = "There is no way to log in here."
 
+MAX_LOCATION = 3072  # characters of a redirect that says things twice; proxies in front may take 4 KiB of headers
+
 Answer = Callable[[dict[str, str], Credentials, HTTPRequest, str], Awaitable[Any]]
 
 
@@ -157,7 +159,10 @@ class OAuth2Routes:
             return self._denied(refusal.text if isinstance(refusal, FlowNotApplicable) else NO_LOGIN, facts)
         self._start(plan, session)
         following = quote(f"{ROOT}/authorize/?{urlencode(back)}", safe="")
-        return redirect(f"/if/flow/{flow.slug}/?{urlencode(pairs)}&next={following}")
+        own = f"{urlencode(pairs)}&"
+        if len(own) + len(following) > MAX_LOCATION:
+            own = ""  # what matters is in ``next``
+        return redirect(f"/if/flow/{flow.slug}/?{own}next={following}")
 
     def _context(self, asked: Asked) -> dict[str, Any]:
         application, database = asked.client.application, self._services.database

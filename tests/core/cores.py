@@ -32,6 +32,7 @@ DATA = Path(__file__).parent.parent / "data"
 NOW = 1_764_000_000.0  # any fixed moment
 OUTPOST = "RC LDAP outpost"
 ADMIN_TOKEN = "admin-token-of-this-test"
+MAX_FIELD = 256 * 1024  # bytes of a header; browsers take any Location that the core sends
 LDAP_QUERY = "?query=goauthentik.io%252Foutpost%252Fldap%3Dtrue"
 
 
@@ -223,7 +224,7 @@ async def core(
             shutil.copy(path, folder)
         async with (
             running(settings(Path(folder), **environ), clock=moment) as inner,
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), max_field_size=MAX_FIELD) as http,
         ):
             yield Core(inner, http, moment)
 

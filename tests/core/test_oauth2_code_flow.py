@@ -282,6 +282,18 @@ async def test_refusals_go_back_to_the_client(changed: dict[str, str | None], er
         assert "code" not in browser.given
 
 
+async def test_a_long_state_comes_back_whole() -> None:
+    """Outposts keep where somebody wanted to go in it; the login page's address does not say everything twice then."""
+    async with core() as running:
+        client, browser = proxy(running), Browser(running)
+        state = "s" * 4000
+        await browser.open(client.authorize(state=state))
+        assert len(browser.at) < 6000
+        assert "Log in to continue to Proxy full app." in browser.page.text
+        await browser.log_in()
+        assert browser.given["state"] == state
+
+
 async def test_parameters_given_twice_are_refused() -> None:
     """RFC 6749 §3.1."""
     async with core() as running:

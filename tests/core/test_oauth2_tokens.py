@@ -283,6 +283,17 @@ async def test_introspection_tells_the_claims() -> None:
         assert said == expected | {"active": True, "scope": client.scope, "client_id": client.client_id}
 
 
+async def test_refresh_tokens_are_introspected_too() -> None:
+    """Until they are used."""
+    async with core() as running:
+        client = web(running)
+        token = (await tokens_of(client))["refresh_token"]
+        said = await client.introspect(token)
+        assert (said["active"], said["sub"]) == (True, running.user("alice").uid)
+        await client.post("token", grant_type="refresh_token", refresh_token=token)
+        assert await client.introspect(token) == {"active": False}
+
+
 async def test_what_is_not_active() -> None:
     """Nonsense, id tokens, API tokens, other clients' tokens, and anything with a wrong secret: one answer."""
     async with core() as running:

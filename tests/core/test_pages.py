@@ -402,6 +402,9 @@ async def test_prompt_errors_are_beside_their_fields() -> None:
         assert browser.page.attributes["e"]["aria-invalid"] == "true"
 
 
+NEEDS_SCRIPT = {"ak-stage-captcha", "ak-stage-authenticator-webauthn"}
+
+
 def components() -> set[str]:
     """The components of all stages that ask, as their classes say."""
     from core.stages import STAGES
@@ -412,12 +415,12 @@ def components() -> set[str]:
 
 @pytest.mark.parametrize("component", sorted(components()))
 def test_no_challenge_is_without_a_page(component: str) -> None:
-    """Even the barest challenge gives a way on or out; captchas say why there is none."""
+    """Even the barest challenge gives a way on or out; where that needs a script, the page says so."""
     info = {"title": "T", "cancel_url": "/flows/-/cancel/"}
     view = view_of({"component": component, "flow_info": info, "user_fields": ["username"]})
     assert view.title
     assert view.has_form or view.links
-    if component == "ak-stage-captcha":
+    if component in NEEDS_SCRIPT:
         assert view.errors == [forms.NOT_WITHOUT_SCRIPT]
     else:
         assert forms.NOT_WITHOUT_SCRIPT not in view.errors
