@@ -248,6 +248,27 @@ radius_unsigned = Counter(
     "authentik_outpost_radius_without_message_authenticator_total",
     "Access-Requests that were taken without Message-Authenticator.",
 )
+proxy_requests = Histogram(
+    "authentik_outpost_proxy_request_duration_seconds",
+    "Time of a request; `host` is the external host of the provider, `type` is app, ping or static.",
+    ("outpost_name", "method", "host", "type"),
+)
+proxy_upstream_seconds = Histogram(
+    "authentik_outpost_proxy_upstream_response_duration_seconds",
+    "Time until an application had answered; `host` is the external host of the provider.",
+    ("outpost_name", "method", "scheme", "host", "upstream_host"),
+)
+proxy_answers = Counter(
+    "outposts_proxy_answers_total",
+    "Answers by what became of the request: allowed, login, unauthorized, forbidden and so on.",
+    ("provider", "outcome"),
+)
+proxy_connections = Gauge("outposts_proxy_connections", "Open connections of clients.")
+proxy_sessions = Gauge("outposts_proxy_sessions_in_memory", "Sessions that are ready-made in memory.")
+proxy_config_errors = Gauge(
+    "outposts_proxy_config_errors",
+    "What cannot be used of the proxy providers' records and settings, at the last refresh.",
+)
 radius_config_errors = Gauge(
     "authentik_outpost_radius_config_errors",
     "What cannot be used of the RADIUS providers' records (networks, secrets, certificates), at the last refresh.",
@@ -327,6 +348,9 @@ GAUGE_RULES: Mapping[str, str] = {
     "outposts_radius_eap_memory_bytes": SUM,
     "outposts_radius_challenges": SUM,
     "authentik_outpost_radius_config_errors": SUPERVISOR,
+    "outposts_proxy_config_errors": SUPERVISOR,
+    "outposts_proxy_connections": SUM,
+    "outposts_proxy_sessions_in_memory": SUM,
     "outposts_radius_sessions": SUM,
     "outposts_radius_logins_remembered": SUM,
     "outposts_workers_listening": SUPERVISOR,

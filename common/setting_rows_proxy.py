@@ -206,4 +206,29 @@ ROWS: tuple[ExtraSetting, ...] = (
         "Mode `proxy`: send clients that come over plain http to https, if the external host is https. Not for peers "
         "that are trusted proxies and say that the client came over https.",
     ),
+    ExtraSetting(
+        "proxy",
+        "sign_out",
+        values.choice("everywhere", "application"),
+        "everywhere",
+        "",
+        "What a sign-out ends: all of the user's sessions here and the login at the core (`everywhere`), or this one "
+        "session (`application`).",
+    ),
+    ExtraSetting(
+        "proxy",
+        "max_connections",
+        values.number(1, 1_000_000),
+        16_384,
+        "connections",
+        "Open connections of one process; further ones are closed at once. A WebSocket holds one for hours.",
+    ),
+    ExtraSetting(
+        "proxy",
+        "max_connections_per_address",
+        values.number(1, 1_000_000),
+        1_000,
+        "connections",
+        "Open connections from one client address; trusted proxies may have any number.",
+    ),
 )

@@ -11,6 +11,7 @@ daemons (settings come from the environment, see docs/settings.md)
   ldap          LDAP in front of the core's users and groups
   radius        RADIUS in front of the core's logins: PAP, EAP, accounting, RadSec
                 `outposts radius sessions` lists who is online (--json for programs)
+  proxy         login in front of web applications: forward auth, or as their reverse proxy
   core          embedded core: users, groups, flows and tokens from YAML, one SQLite file
 
 tools
@@ -19,7 +20,7 @@ tools
   version       print the version
   docs          rewrite the generated parts of docs/
 
-not in this version yet: proxy, doctor, status
+not in this version yet: doctor, status
 
 A daemon needs two settings:
   AUTHENTIK_HOST=https://core.example.org   where the core answers
@@ -27,8 +28,8 @@ A daemon needs two settings:
 
 `outposts COMMAND --help` tells more about a command.
 """
-DAEMONS = ("ldap", "radius")
-LATER = ("proxy", "doctor", "status")
+DAEMONS = ("ldap", "radius", "proxy")
+LATER = ("doctor", "status")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,6 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         from outposts.radius.__main__ import main as radius_main
 
         return radius_main()
+    if command == "proxy":
+        from outposts.proxy.__main__ import main as proxy_main
+
+        return proxy_main()
     if command == "core":
         from core.__main__ import main as core_main
 

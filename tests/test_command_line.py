@@ -44,7 +44,7 @@ def test_unknown_command_is_refused_with_usage() -> None:
     assert "usage: outposts" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["proxy", "doctor", "status"])
+@pytest.mark.parametrize("command", ["doctor", "status"])
 def test_what_is_not_built_says_so(command: str) -> None:
     """A command that is named in the documentation but not built yet never pretends."""
     done = outposts(command)

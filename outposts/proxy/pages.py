@@ -32,11 +32,12 @@ _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(
 
 
 class Link(NamedTuple):
-    """Where a page leads. ``post``: a button that sends a form, because it changes something."""
+    """Where a page leads. ``post``: a button that sends a form, because it changes something; ``fields`` are in it."""
 
     text: str
     url: str
     post: bool = False
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 class Page(NamedTuple):
@@ -117,7 +118,12 @@ def _html(title: str, text: str, advice: str, links: tuple[Link, ...], details: 
         parts.append(f"<p>{escape(advice)}</p>")
     for link in links:
         if link.post:
-            parts.append(f'<form method="post" action="{escape(link.url)}"><button>{escape(link.text)}</button></form>')
+            hidden = "".join(
+                f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">' for name, value in link.fields
+            )
+            parts.append(
+                f'<form method="post" action="{escape(link.url)}">{hidden}<button>{escape(link.text)}</button></form>'
+            )
         else:
             parts.append(f'<a href="{escape(link.url)}">{escape(link.text)}</a>')
     if details:
@@ -137,7 +143,8 @@ def octets(
     """A page as a whole HTTP/1.1 answer. ``more``: further headers, such as cookies."""
     lines = [f"HTTP/1.1 {answer.status} {reason(answer.status)}"]
     lines += [f"{name}: {value}" for name, value in answer.headers]
-    lines.append(f"Content-Length: {len(answer.body)}")
+    if answer.status != 204:  # RFC 9110 §8.6
+        lines.append(f"Content-Length: {len(answer.body)}")
     if not keep_alive:
         lines.append("Connection: close")
     elif minor == 0:
@@ -378,6 +385,19 @@ def confirm_sign_out(
         as_html=as_html,
         links=[Link("Sign out", action_url, post=True)],
         form_origins=form_origins,
+    )
+
+
+def send_again(target: str, fields: Iterable[tuple[str, str]], *, application: str = "", origin: str = "") -> Page:
+    """200 after a login in the middle of which a form was kept: a button sends it to ``target``."""
+    return page(
+        200,
+        "send_again",
+        "You are logged in",
+        f"What you had entered for {application} was kept." if application else "What you had entered was kept.",
+        advice="Send it now, or leave this page to drop it.",
+        links=[Link("Send", target, True, tuple(fields))],
+        form_origins=[origin] if origin else (),
     )
 
 
