@@ -32,6 +32,7 @@ SWEEP_TICKS = 10  # of these between two looks at the connections that are kept
 CONTINUE_S = (
     1.0  # applications that do not know 100 wait for a body that waits for them; after this the client may send
 )
+MAX_NAMES = 4096  # spellings of header names that are remembered; clients choose them, so the rest is looked at anew
 FOREVER_S = 10.0 * 365 * 86_400  # a time-out of 0
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -44,6 +45,8 @@ _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SET_HERE = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"trailer"})
 _NOT_IN_TRAILERS = frozenset({"authorization", "cookie", "set-cookie", "age", "cache-control", "expires", "vary"})
+
+_plain: set[bytes] = set()  # spellings of header names that go on as they are
 
 log = logs.get_logger("upstream")
 
@@ -138,9 +141,9 @@ class Forwarder:
         """
         headers = check.request.headers
         as_html = pages.wants_html(headers.get("accept", ""), headers.get("sec-fetch-mode", ""))
-        superuser = allow.session is not None and allow.session.claims.superuser
 
         def page(cause: Cause, detail: str) -> Page:
+            superuser = allow.session is not None and allow.session.claims.superuser
             return pages.upstream_failed(
                 STATUS[cause], cause.value, as_html=as_html, detail=detail if superuser else ""
             )
@@ -388,12 +391,15 @@ class _Exchange:
         lines = [b"%b %b HTTP/1.1" % (method, target)]
         connection = b"Upgrade" if upgrade else b""
         for name, value in plan.headers:
-            lower = name.lower()
-            if lower in _SET_HERE:
-                continue
-            if lower == b"te":
-                connection = connection + b", TE" if connection else b"TE"
-            lines.append(b"%b: %b" % (name, value))
+            if name not in _plain:
+                lower = name.lower()
+                if lower in _SET_HERE:
+                    continue
+                if lower == b"te":
+                    connection = connection + b", TE" if connection else b"TE"
+                elif len(_plain) < MAX_NAMES and len(name) <= 64:
+                    _plain.add(name)
+            lines.append(name + b": " + value)
         if upgrade:
             lines.append(b"Upgrade: %b" % plan.upgrade.encode("latin-1", "replace"))
         if connection:

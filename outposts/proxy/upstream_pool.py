@@ -24,6 +24,7 @@ from common.errors import OutpostError
 from outposts.proxy.exchange import Cause
 from outposts.proxy.providers import Upstream
 from outposts.proxy.responses import ResponseError, ResponseReader
+from outposts.proxy.tunnels import reading
 
 MAX_IDLE = 64  # kept connections to one application; the reference keeps two, and load then opens one per request
 KEEP_ALIVE_S = (
@@ -136,7 +137,7 @@ class Connection(asyncio.Protocol):
         else:
             if not self._paused and not reader.done and reader.size > HIGH_WATER:
                 self._paused = True
-                self._transport.pause_reading()
+                reading(self._transport, False)
         self._wake()
 
     def eof_received(self) -> bool:
@@ -214,8 +215,7 @@ class Connection(asyncio.Protocol):
             reader.size = 0
         if self._paused:
             self._paused = False
-            if not self.closed:
-                self._transport.resume_reading()
+            reading(self._transport, True)
         return pieces
 
     def take_over(self) -> tuple[Any, bytes]:
@@ -223,8 +223,7 @@ class Connection(asyncio.Protocol):
         reader = self.reader
         assert reader is not None
         self.reader = None
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
+        reading(self._transport, False)
         return self._transport, reader.rest
 
     @property

@@ -7,6 +7,7 @@ import base64
 import contextlib
 
 import pytest
+import uvloop
 from msgspec import structs
 
 from outposts.proxy import upstream, upstream_pool
@@ -548,4 +549,62 @@ async def test_w43_streams_are_passed_on_as_they_come(kind: str) -> None:
             await asyncio.sleep(0.15)
             step.set()
         assert await client.reader.readuntil(b"0\r\n\r\n") == b"0\r\n\r\n"
+        assert (await front.until_ended()).cause is None
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_an_answer_before_the_end_of_the_request_is_delivered_whole(kind: str, closes: bool) -> None:
+    """A refusal in the middle of an upload: the client is still sending, and must not lose the answer by a reset.
+
+    On the daemon's own loop: asyncio's gives up reading when it cannot send.
+    """
+
+    async def refuses(exchange: Exchange) -> None:
+        await exchange.reader.readexactly(1000)
+        await exchange.answer(b"enough" * 100, status=b"403 Forbidden")
+        if closes:
+            exchange.close()
+        else:
+            with contextlib.suppress(ConnectionError):
+                await exchange.reader.read()
+
+    async def scenario() -> None:
+        async with site(kind, refuses) as (client, _, front):
+            await client.send(b"POST / HTTP/1.1\r\nHost: proxy.example.com\r\nContent-Length: %d\r\n\r\n" % (16 * MIB))
+
+            async def upload() -> None:
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(256):
+                        await client.send(b"x" * 65_536)
+
+            task = asyncio.create_task(upload())
+            answer = await client.answer()
+            ended = await front.until_ended()
+            assert (answer.status, answer.body, answer.complete) == (403, b"enough" * 100, True), ended
+            assert answer.one("Connection") == "close"
+            assert front.forwarder.pool.idle == front.forwarder.pool.busy == 0
+            task.cancel()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
+async def test_an_answer_may_overtake_the_request_and_both_go_on(kind: str) -> None:
+    """An application that answers while it reads: both directions stream."""
+
+    async def echo(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        length = int(exchange.seen.one(b"Content-Length") or 0)
+        while length:
+            data = await exchange.reader.read(min(length, 65_536))
+            length -= len(data)
+            await exchange.send(b"%x\r\n%b\r\n" % (len(data), data.upper()))
+        await exchange.send(b"0\r\n\r\n")
+
+    async with site(kind, echo) as (client, _, front):
+        await client.send(b"POST / HTTP/1.1\r\nHost: proxy.example.com\r\nContent-Length: 6\r\n\r\nabc")
+        assert (await client.head()).status == 200
+        assert await client.reader.readuntil(b"ABC\r\n") == b"3\r\nABC\r\n"
+        await client.send(b"def")
+        assert await client.reader.readuntil(b"0\r\n\r\n") == b"3\r\nDEF\r\n0\r\n\r\n"
         assert (await front.until_ended()).cause is None
