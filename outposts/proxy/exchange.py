@@ -1,6 +1,6 @@
 """What passes between a server and the forwarder: the client's side of one request (``Caller``), and how it ended.
 
-A server makes a ``Caller`` (``callers.py`` has them for aiohttp and for a bare connection) and calls::
+A server makes a ``Caller`` (``callers.py`` has the one for a bare connection) and calls::
 
     forwarder = Forwarder()                                                   # one per process
     ended = await forwarder.forward(caller, check, allow, pairs, more=cookies)  # upstream.py

@@ -7,9 +7,8 @@ import contextlib
 
 import pytest
 
-from tests.proxy.upstream_site import KINDS, Client, Exchange, site
+from tests.proxy.upstream_site import Client, Exchange, site
 
-pytestmark = pytest.mark.parametrize("kind", KINDS)
 ASK = (
     b"GET /ws HTTP/1.1\r\nHost: proxy.example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -29,8 +28,8 @@ async def echo(exchange: Exchange) -> None:
     exchange.close()
 
 
-async def test_p07_a_websocket_is_a_tunnel(kind: str) -> None:
-    async with site(kind, echo) as (client, application, front):
+async def test_p07_a_websocket_is_a_tunnel() -> None:
+    async with site(echo) as (client, application, front):
         await client.send(ASK + b"early")  # with the first octets in the same piece
         answer = await client.head()
         assert (answer.status, answer.one("Upgrade"), answer.one("Connection")) == (101, "websocket", "Upgrade")
@@ -49,8 +48,8 @@ async def test_p07_a_websocket_is_a_tunnel(kind: str) -> None:
         assert (len(front.forwarder.tunnels), front.forwarder.pool.busy, front.forwarder.pool.idle) == (0, 0, 0)
 
 
-async def test_tunnels_carry_much_in_both_directions_and_hold_each_other_up(kind: str) -> None:
-    async with site(kind, echo) as (client, _, front):
+async def test_tunnels_carry_much_in_both_directions_and_hold_each_other_up() -> None:
+    async with site(echo) as (client, _, front):
         await client.send(ASK)
         await client.head()
         assert await client.reader.readexactly(5) == b"hello"
@@ -71,13 +70,13 @@ async def test_tunnels_carry_much_in_both_directions_and_hold_each_other_up(kind
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_an_application_that_ends_a_tunnel_ends_it_for_the_client(kind: str, reset: bool) -> None:
+async def test_an_application_that_ends_a_tunnel_ends_it_for_the_client(reset: bool) -> None:
     async def ends(exchange: Exchange) -> None:
         await exchange.send(YES)
         await exchange.reader.readexactly(3)
         exchange.close(reset=reset)
 
-    async with site(kind, ends) as (client, _, front):
+    async with site(ends) as (client, _, front):
         await client.send(ASK + b"abc")
         assert (await client.head()).status == 101
         assert await client.at_end()
@@ -86,7 +85,7 @@ async def test_an_application_that_ends_a_tunnel_ends_it_for_the_client(kind: st
         assert not front.forwarder.tunnels
 
 
-async def test_a_client_that_leaves_a_tunnel_ends_it_for_the_application(kind: str) -> None:
+async def test_a_client_that_leaves_a_tunnel_ends_it_for_the_application() -> None:
     freed = asyncio.Event()
 
     async def waits(exchange: Exchange) -> None:
@@ -95,7 +94,7 @@ async def test_a_client_that_leaves_a_tunnel_ends_it_for_the_application(kind: s
             await exchange.reader.read()
         freed.set()
 
-    async with site(kind, waits) as (client, _, front):
+    async with site(waits) as (client, _, front):
         await client.send(ASK)
         await client.head()
         client.writer.transport.abort()
@@ -103,8 +102,8 @@ async def test_a_client_that_leaves_a_tunnel_ends_it_for_the_application(kind: s
         await front.until_ended()
 
 
-async def test_a_silent_tunnel_is_cut_after_its_own_time(kind: str) -> None:
-    async with site(kind, echo, tunnel_idle_timeout=0.2, upstream_idle_timeout=0.01) as (client, _, front):
+async def test_a_silent_tunnel_is_cut_after_its_own_time() -> None:
+    async with site(echo, tunnel_idle_timeout=0.2, upstream_idle_timeout=0.01) as (client, _, front):
         await client.send(ASK)
         await client.head()
         for _ in range(6):  # longer than its time in all, and longer than that of other answers
@@ -115,11 +114,11 @@ async def test_a_silent_tunnel_is_cut_after_its_own_time(kind: str) -> None:
         assert (await front.until_ended()).tunnel
 
 
-async def test_a_refused_upgrade_is_an_answer_and_the_connection_goes_on(kind: str) -> None:
+async def test_a_refused_upgrade_is_an_answer_and_the_connection_goes_on() -> None:
     async def refuses(exchange: Exchange) -> None:
         await exchange.answer(b"no", status=b"403 Forbidden")
 
-    async with site(kind, refuses) as (client, application, _):
+    async with site(refuses) as (client, application, _):
         await client.send(ASK)
         assert (await client.answer()).status == 403
         assert (await client.get("/next")).status == 403
@@ -127,13 +126,13 @@ async def test_a_refused_upgrade_is_an_answer_and_the_connection_goes_on(kind: s
 
 
 @pytest.mark.parametrize("protocol", ["h2c", "TLS/1.2", "foo"])
-async def test_other_protocols_are_not_asked_for(kind: str, protocol: str) -> None:
+async def test_other_protocols_are_not_asked_for(protocol: str) -> None:
     """An upgrade to HTTP/2 in clear text would be a way past every check."""
 
     async def usual(exchange: Exchange) -> None:
         await exchange.answer()
 
-    async with site(kind, usual, upgrades=("websocket", "h2c", "tls/1.2")) as (client, application, _):
+    async with site(usual, upgrades=("websocket", "h2c", "tls/1.2")) as (client, application, _):
         headers = (
             f"Upgrade: {protocol}",
             "Connection: Upgrade, HTTP2-Settings",
@@ -144,21 +143,21 @@ async def test_other_protocols_are_not_asked_for(kind: str, protocol: str) -> No
         assert seen.all(b"Upgrade") == seen.all(b"Connection") == seen.all(b"HTTP2-Settings") == []
 
 
-async def test_an_upgrade_to_something_else_is_502(kind: str) -> None:
+async def test_an_upgrade_to_something_else_is_502() -> None:
     async def other(exchange: Exchange) -> None:
         await exchange.send(YES.replace(b"websocket", b"h2c"))
 
-    async with site(kind, other) as (client, _, _):
+    async with site(other) as (client, _, _):
         await client.send(ASK)
         assert (await client.answer()).status == 502
 
 
-async def test_post_and_http_1_0_do_not_upgrade(kind: str) -> None:
+async def test_post_and_http_1_0_do_not_upgrade() -> None:
     async def usual(exchange: Exchange) -> None:
         await exchange.body()
         await exchange.answer()
 
-    async with site(kind, usual) as (client, application, front):
+    async with site(usual) as (client, application, front):
         await client.send(ASK.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\na"))
         assert (await client.answer()).status == 200
         other: Client = await front.client()

@@ -21,9 +21,7 @@ from msgspec import structs
 from common.tls import CertificatePair, self_signed
 from outposts.proxy.exchange import Cause
 from tests.proxy.site import X, provider
-from tests.proxy.upstream_site import KINDS, Exchange, site
-
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+from tests.proxy.upstream_site import Exchange, site
 
 
 def says(*parts: bytes, close: bool = True) -> Any:
@@ -82,8 +80,8 @@ NO_ANSWERS = {
 
 
 @pytest.mark.parametrize("name", NO_ANSWERS)
-async def test_what_is_no_answer_is_502(kind: str, name: str) -> None:
-    async with site(kind, says(NO_ANSWERS[name])) as (client, application, front):
+async def test_what_is_no_answer_is_502(name: str) -> None:
+    async with site(says(NO_ANSWERS[name])) as (client, application, front):
         answer = await client.get("/", "Accept: application/json")
         assert (answer.status, answer.complete) == (502, True)
         ended = await front.until_ended()
@@ -111,7 +109,7 @@ BROKEN_BODIES = {
 
 
 @pytest.mark.parametrize("name", BROKEN_BODIES)
-async def test_half_an_answer_never_looks_whole(kind: str, name: str) -> None:
+async def test_half_an_answer_never_looks_whole(name: str) -> None:
     head, mark, body = BROKEN_BODIES[name].partition(b"\r\n\r\n")
     go = asyncio.Event()
 
@@ -121,7 +119,7 @@ async def test_half_an_answer_never_looks_whole(kind: str, name: str) -> None:
         await exchange.send(body[4:])
         exchange.close()
 
-    async with site(kind, script) as (client, _, front):
+    async with site(script) as (client, _, front):
         await client.send(b"GET / HTTP/1.1\r\nHost: proxy.example.com\r\n\r\n")
         answer = await client.head()
         assert answer.status == 200
@@ -133,7 +131,7 @@ async def test_half_an_answer_never_looks_whole(kind: str, name: str) -> None:
         assert ended.cause is Cause.CUT and front.forwarder.pool.idle == 0
 
 
-async def test_an_answer_in_drops_is_an_answer(kind: str) -> None:
+async def test_an_answer_in_drops_is_an_answer() -> None:
     whole = OK + b"Transfer-Encoding: chunked\r\nX-A: b\r\n\r\n2;x=y\r\nok\r\n0\r\nX-T: 1\r\n\r\n"
 
     async def drips(exchange: Exchange) -> None:
@@ -141,7 +139,7 @@ async def test_an_answer_in_drops_is_an_answer(kind: str) -> None:
             await exchange.send(whole[index : index + 1])
             await asyncio.sleep(0)
 
-    async with site(kind, drips) as (client, application, _):
+    async with site(drips) as (client, application, _):
         for _ in range(2):
             answer = await client.get("/")
             assert (answer.status, answer.body, answer.trailers) == (200, b"ok", [(b"X-T", b"1")])
@@ -149,7 +147,7 @@ async def test_an_answer_in_drops_is_an_answer(kind: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["at once", "in the head", "in the body"])
-async def test_resets(kind: str, when: str) -> None:
+async def test_resets(when: str) -> None:
     sent = {"at once": b"", "in the head": OK + b"X: ", "in the body": OK + b"Content-Length: 9\r\n\r\n123"}[when]
     read = asyncio.Event()
 
@@ -159,15 +157,15 @@ async def test_resets(kind: str, when: str) -> None:
             await read.wait()
         exchange.close(reset=True)
 
-    async with site(kind, script) as (client, _, front):
+    async with site(script) as (client, _, front):
         await client.send(b"GET / HTTP/1.1\r\nHost: proxy.example.com\r\n\r\n")
         assert (await client.head()).status == (200 if when == "in the body" else 502)
         read.set()
         assert (await front.until_ended()).cause in (Cause.CUT, Cause.CLOSED, Cause.BROKEN)
 
 
-async def test_p06_w49_an_application_that_is_down(kind: str) -> None:
-    async with site(kind, says()) as (client, application, front):
+async def test_p06_w49_an_application_that_is_down() -> None:
+    async with site(says()) as (client, application, front):
         await application.close()
         answer = await client.get("/", "Accept: text/html")
         assert answer.status == 502 and b"Failed to connect to backend." in answer.body
@@ -187,8 +185,8 @@ def application_port(front: Any) -> int:
     return int(front.provider.upstream.host.port)
 
 
-async def test_w46_a_name_without_address(kind: str) -> None:
-    async with site(kind, says()) as (client, _, front):
+async def test_w46_a_name_without_address() -> None:
+    async with site(says()) as (client, _, front):
         front.provider = provider(structs.replace(X, internal_host="http://nowhere.invalid"))
         assert (await client.get("/")).status == 502
         assert (await front.until_ended()).cause is Cause.NAME
@@ -197,14 +195,14 @@ async def test_w46_a_name_without_address(kind: str) -> None:
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
-async def test_w46_no_head_in_time_is_504(kind: str) -> None:
-    async with site(kind, says(OK, close=False), upstream_response_timeout=0.05) as (client, _, front):
+async def test_w46_no_head_in_time_is_504() -> None:
+    async with site(says(OK, close=False), upstream_response_timeout=0.05) as (client, _, front):
         answer = await client.get("/", "Accept: application/json")
         assert (answer.status, json.loads(answer.body)["error"]) == (504, "response_timeout")
         assert front.forwarder.pool.busy == 0
 
 
-async def test_w46_no_connection_in_time_is_504(kind: str) -> None:
+async def test_w46_no_connection_in_time_is_504() -> None:
     """TLS is part of the connection: here nobody ever answers the client's hello."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -213,7 +211,7 @@ async def test_w46_no_connection_in_time_is_504(kind: str) -> None:
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server, site(kind, says()) as (client, _, front):
+    async with server, site(says()) as (client, _, front):
         port = server.sockets[0].getsockname()[1]
         record = structs.replace(X, internal_host=f"https://127.0.0.1:{port}")
         front.provider = provider(record, upstream_connect_timeout=0.05)
@@ -221,20 +219,20 @@ async def test_w46_no_connection_in_time_is_504(kind: str) -> None:
         assert (answer.status, json.loads(answer.body)["error"]) == (504, "connect_timeout")
 
 
-async def test_an_answer_that_stops_is_cut(kind: str) -> None:
+async def test_an_answer_that_stops_is_cut() -> None:
     script = says(OK + b"Content-Length: 9\r\n\r\n123", close=False)
-    async with site(kind, script, upstream_idle_timeout=0.05) as (client, _, front):
+    async with site(script, upstream_idle_timeout=0.05) as (client, _, front):
         answer = await client.get("/")
         assert (answer.status, answer.body, answer.complete) == (200, b"123", False)
         assert (await front.until_ended()).cause is Cause.IDLE
 
 
-async def test_a_client_that_stops_in_its_body_is_408(kind: str) -> None:
+async def test_a_client_that_stops_in_its_body_is_408() -> None:
     async def reads(exchange: Exchange) -> None:
         with contextlib.suppress(ConnectionError):
             await exchange.reader.read()
 
-    async with site(kind, reads, upstream_idle_timeout=0.05) as (client, _, front):
+    async with site(reads, upstream_idle_timeout=0.05) as (client, _, front):
         await client.send(b"POST / HTTP/1.1\r\nHost: proxy.example.com\r\nContent-Length: 9\r\n\r\n123")
         assert (await client.answer()).status == 408
         assert (await front.until_ended()).cause is Cause.SLOW_BODY
@@ -243,7 +241,7 @@ async def test_a_client_that_stops_in_its_body_is_408(kind: str) -> None:
 # -- clients -----------------------------------------------------------------------------------------------------------
 
 
-async def test_w41_a_client_that_leaves_frees_the_application(kind: str) -> None:
+async def test_w41_a_client_that_leaves_frees_the_application() -> None:
     asked, freed = asyncio.Event(), asyncio.Event()
 
     async def waits(exchange: Exchange) -> None:
@@ -252,7 +250,7 @@ async def test_w41_a_client_that_leaves_frees_the_application(kind: str) -> None
             await exchange.reader.read()
         freed.set()
 
-    async with site(kind, waits) as (client, _, front):
+    async with site(waits) as (client, _, front):
         await client.send(b"GET / HTTP/1.1\r\nHost: proxy.example.com\r\n\r\n")
         await asked.wait()
         client.close()
@@ -261,7 +259,7 @@ async def test_w41_a_client_that_leaves_frees_the_application(kind: str) -> None
         assert (ended.cause, ended.status) == (Cause.CLIENT_GONE, 499)
 
 
-async def test_a_client_that_leaves_within_its_body_sends_no_whole_request(kind: str) -> None:
+async def test_a_client_that_leaves_within_its_body_sends_no_whole_request() -> None:
     got: list[bytes] = []
     asked, over = asyncio.Event(), asyncio.Event()
 
@@ -271,7 +269,7 @@ async def test_a_client_that_leaves_within_its_body_sends_no_whole_request(kind:
             got.append(await exchange.reader.read())
         over.set()
 
-    async with site(kind, reads) as (client, _, _):
+    async with site(reads) as (client, _, _):
         await client.send(
             b"POST / HTTP/1.1\r\nHost: proxy.example.com\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
         )
@@ -299,8 +297,8 @@ TWO_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", TWO_REQUESTS)
-async def test_a_request_that_could_be_two_is_none(kind: str, name: str) -> None:
-    async with site(kind, says(OK + b"Content-Length: 2\r\n\r\nok", close=False)) as (client, application, _):
+async def test_a_request_that_could_be_two_is_none(name: str) -> None:
+    async with site(says(OK + b"Content-Length: 2\r\n\r\nok", close=False)) as (client, application, _):
         await client.send(b"POST / HTTP/1.1\r\nHost: proxy.example.com\r\n" + TWO_REQUESTS[name] + SMUGGLED)
         block = await client.reader.readuntil(b"\r\n")
         assert block.split(b" ")[1] in (b"400", b"501")
@@ -311,14 +309,14 @@ async def test_a_request_that_could_be_two_is_none(kind: str, name: str) -> None
 @pytest.mark.parametrize(
     "body", [b"3\r\nabcd\r\n0\r\n\r\n", b"-1\r\n", b"3\nabc\n0\n\n", b"3\r\nabc\r\n0\r\nbad\r\n\r\n"]
 )
-async def test_a_body_that_is_not_chunked_as_it_says_is_400(kind: str, body: bytes) -> None:
+async def test_a_body_that_is_not_chunked_as_it_says_is_400(body: bytes) -> None:
     got: list[bytes] = []
 
     async def reads(exchange: Exchange) -> None:
         with contextlib.suppress(ConnectionError):
             got.append(await exchange.reader.read())
 
-    async with site(kind, reads) as (client, _, _):
+    async with site(reads) as (client, _, _):
         await client.send(b"POST / HTTP/1.1\r\nHost: proxy.example.com\r\nTransfer-Encoding: chunked\r\n\r\n")
         await client.send(body + SMUGGLED)
         block = await client.reader.readuntil(b"\r\n")
@@ -373,9 +371,9 @@ async def answers(exchange: Exchange) -> None:
     await exchange.answer()
 
 
-async def test_p06_certificates_are_checked(kind: str, tmp_path: Path) -> None:
+async def test_p06_certificates_are_checked(tmp_path: Path) -> None:
     pair = certificate("localhost")
-    async with site(kind, answers, ssl=served(pair, tmp_path)) as (client, application, front):
+    async with site(answers, ssl=served(pair, tmp_path)) as (client, application, front):
         answer = await client.get("/", "Accept: application/json")
         assert (answer.status, json.loads(answer.body)["error"]) == (502, "tls")
         assert "not trusted" in (await front.until_ended()).detail
@@ -387,12 +385,12 @@ async def test_p06_certificates_are_checked(kind: str, tmp_path: Path) -> None:
         assert (await client.get("/")).body == b"ok"
 
 
-async def test_w46_another_server_name_and_a_client_certificate(kind: str, tmp_path: Path) -> None:
+async def test_w46_another_server_name_and_a_client_certificate(tmp_path: Path) -> None:
     pair, own = certificate("app.internal"), own_certificate()
     context = served(pair, tmp_path, client_ca=own.certificate_pem)
     asked: list[str | None] = []
     context.sni_callback = lambda _socket, name, _context: asked.append(name)
-    async with site(kind, answers, ssl=context) as (client, application, front):
+    async with site(answers, ssl=context) as (client, application, front):
         record = structs.replace(X, internal_host=f"https://localhost:{application.port}")
         settings = {
             "upstream_ca": pair.certificate_pem,
@@ -408,8 +406,8 @@ async def test_w46_another_server_name_and_a_client_certificate(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("setting", ["upstream_ca", "upstream_certificate"])
-async def test_settings_that_cannot_be_used_are_502(kind: str, setting: str) -> None:
-    async with site(kind, says()) as (client, _, front):
+async def test_settings_that_cannot_be_used_are_502(setting: str) -> None:
+    async with site(says()) as (client, _, front):
         front.provider = provider(structs.replace(X, internal_host="https://127.0.0.1:1"), **{setting: "no PEM"})
         answer = await client.get("/", "Accept: application/json")
         assert (answer.status, json.loads(answer.body)["error"]) == (502, "setup")

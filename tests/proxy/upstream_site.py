@@ -1,7 +1,7 @@
 """Applications and clients of the reverse proxy's tests: both speak octets, over real sockets.
 
-``Application`` answers each request with what a script says; ``Front`` serves one provider over both kinds of
-``Caller``; ``Client`` sends octets and reads whole answers strictly.
+``Application`` answers each request with what a script says; ``Front`` serves one provider over ``RawCaller``;
+``Client`` sends octets and reads whole answers strictly.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
 from msgspec import structs
 
 from outposts.proxy.bodies import BodyReader, Pairs
-from outposts.proxy.callers import AiohttpCaller, RawCaller
+from outposts.proxy.callers import RawCaller
 from outposts.proxy.decision import Allow, Check, Passed
 from outposts.proxy.exchange import Forwarded
 from outposts.proxy.providers import ProxyProvider
 from outposts.proxy.upstream import Forwarder
 from outposts.proxy.urls import parse_url
-from outposts.proxy.wire import Connection, Head, HeadError, auth_request, raw_request, read_head
+from outposts.proxy.wire import Connection, Head, HeadError, auth_request, read_head
 from tests.proxy.site import X, provider, session_at
 
 Script = Callable[["Exchange"], Awaitable[None]]
-KINDS = ("raw", "aiohttp")
 
 
 @dataclass
@@ -288,20 +286,18 @@ class _RawServer(asyncio.Protocol):
 
 
 class Front:
-    """The reverse proxy in front of one application, over ``raw`` or ``aiohttp``. ``ended`` is how requests ended."""
+    """The reverse proxy in front of one application, ``ended`` is how requests ended."""
 
-    def __init__(self, kind: str, one: ProxyProvider, *, anonymous: bool = False, **session: Any) -> None:
+    def __init__(self, one: ProxyProvider, *, anonymous: bool = False, **session: Any) -> None:
         self.forwarder = Forwarder(tick_s=0.02)
         self.provider = one
         self.ended: list[Forwarded] = []
         self.more: list[tuple[bytes, bytes]] = []
         self._changed = asyncio.Event()
-        self._kind = kind
         self._anonymous = anonymous
         self.session = session
         self._via = Connection("127.0.0.1")
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._runner: web.ServerRunner | None = None
         self._server: asyncio.Server | None = None
         self._clients: list[Client] = []
 
@@ -330,26 +326,10 @@ class Front:
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items()]
         self._note(await self.forwarder.forward(caller, *self._allow(request), pairs, more=self.more))
 
-    async def _aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            caller = AiohttpCaller(request)
-        except HeadError as error:
-            return web.Response(status=error.status)
-        seen = raw_request(request.method, request._message.path, request.raw_headers, self._via)
-        ended = await self.forwarder.forward(caller, *self._allow(seen), request.raw_headers, more=self.more)
-        self._note(ended)
-        return caller.response()
-
     async def start(self) -> None:
         """Listen."""
         loop = asyncio.get_running_loop()
-        if self._kind == "raw":
-            self._server = await loop.create_server(lambda: _RawServer(self), "127.0.0.1", 0)
-        else:
-            server = web.Server(self._aiohttp, access_log=None)
-            self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
-            await self._runner.setup()
-            self._server = await loop.create_server(server, "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: _RawServer(self), "127.0.0.1", 0)
 
     async def client(self) -> Client:
         """A new connection."""
@@ -375,13 +355,11 @@ class Front:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._runner is not None:
-            await self._runner.cleanup()
 
 
 @contextlib.asynccontextmanager
 async def site(
-    kind: str, script: Script, *, ssl: Any = None, anonymous: bool = False, session: Any = None, **settings: Any
+    script: Script, *, ssl: Any = None, anonymous: bool = False, session: Any = None, **settings: Any
 ) -> AsyncIterator[tuple[Client, Application, Front]]:
     """A client, an application that answers with ``script``, and the proxy between them."""
     application = Application(script, ssl)
@@ -391,7 +369,7 @@ async def site(
     record = structs.replace(
         X, internal_host=f"{scheme}://localhost:{application.port}", internal_host_ssl_validation=verify
     )
-    front = Front(kind, provider(record, **settings), anonymous=anonymous, **(session or {}))
+    front = Front(provider(record, **settings), anonymous=anonymous, **(session or {}))
     await front.start()
     try:
         yield await front.client(), application, front
