@@ -120,6 +120,11 @@ class _Connection(asyncio.Protocol):
 
     # -- httptools ---------------------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        """An answer begins; there is one for each request."""
+        if self._complete:
+            raise _Broken("not an HTTP answer: two for one request")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; also one behind a chunked body, which means nothing here."""
         if self._head_done:
@@ -147,8 +152,6 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer is there, unless it was an interim one."""
         if self._head_done:
-            if self._complete:
-                raise _Broken("not an HTTP answer: two for one request")
             self._complete = True
             self._lasts = self._parser.should_keep_alive()  # to be asked now; later it is about the next answer
 

@@ -127,6 +127,19 @@ async def test_a_connection_is_used_again_only_after_a_clean_end() -> None:
     assert closing.connections == 3
 
 
+@pytest.mark.parametrize(
+    "surplus", [OK, OK[:-1], OK.replace(b"2\r\n\r\n", b"99\r\n\r\n"), b"HTTP/1.1 200", b"junk", b"\r\n"]
+)
+@pytest.mark.parametrize("said", [OK, CHUNKED])
+async def test_nothing_behind_an_answer_becomes_part_of_it(said: bytes, surplus: bytes) -> None:
+    """Whatever follows in the same piece: the answer as it is, or an error, and another connection next time."""
+    script = Script(said + surplus, OK)
+    answers = [one([answer]) for answer in await asked(script, 2)]
+    assert answers[0] in (b"{}", CoreNonsense)
+    assert answers[1] in (b"{}", CoreNonsense)  # the second connection says the same
+    assert script.connections == 2 or surplus == b"\r\n"
+
+
 async def test_what_comes_unasked_is_nobodys_answer() -> None:
     """A second answer behind the first is never taken for the answer to the next request."""
     evil = OK.replace(b"{}", b"[]")
