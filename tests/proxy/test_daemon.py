@@ -4,76 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+import ssl
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
+from common.tls import SELF_SIGNED_NAME
 from tests import daemons
+from tests.proxy.conftest import FULL, SINGLE, Application, P, browser, check, environment, log_in
 from tests.proxy.web import NAVIGATION, Got, Web, ask
-
-P = "/outpost.goauthentik.io"
-BLUEPRINT = daemons.ROOT / "tests" / "data" / "recorded-core.yaml"
-OUTPOST = "RC Proxy outpost"
-SINGLE = "single.proxy.test:9080"
-DOMAIN = "auth.domain.test:9080"
-FULL = "app.proxy.test:9080"
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[daemons.Daemon]:
-    """A core with the recorded providers."""
-    folder = tmp_path_factory.mktemp("core")
-    given = ["--data", str(folder / "data"), "--blueprint", str(BLUEPRINT)]
-    with daemons.running("core", {}, given, until_ready=False, folder=folder / "run") as daemon:
-        yield daemon
-
-
-def environment(core: daemons.Daemon, **more: str) -> dict[str, str]:
-    """Settings of an outpost before this core."""
-    data = core.folder.parent / "data"
-    command = [sys.executable, "-m", "outposts", "core", "token", OUTPOST, "--data", str(data)]
-    token = subprocess.run(
-        command,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(daemons.ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    host, port = core.address("core")
-    return daemons.outpost_environment(f"http://{host}:{port}", token, **more)
-
-
-@pytest.fixture(scope="module")
-def proxy(core: daemons.Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[daemons.Daemon]:
-    """An outpost with a store in a file."""
-    folder = tmp_path_factory.mktemp("proxy")
-    with daemons.running("proxy", environment(core, OUTPOSTS_STATE_DIR=str(folder / "state"))) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def web(core: daemons.Daemon, proxy: daemons.Daemon) -> Web:
-    """A browser that finds core and outpost."""
-    host, port = core.address("core")
-    here = proxy.address("http")
-    return Web({f"{host}:{port}": (host, port), **dict.fromkeys((SINGLE, DOMAIN, FULL), here)})
-
-
-def check(web: Web, path: str = "/a?x=1&y=2", host: str = SINGLE, **headers: str) -> Got:
-    """What nginx would be told about a browser's request."""
-    sent = {**NAVIGATION, "X-Original-URL": f"http://{host}{path}", **headers}
-    return web.send("GET", f"http://{host}{P}/auth/nginx", sent)
-
-
-def log_in(web: Web, start: Got, user: str = "alice", *, until: str) -> Got:
-    """From a redirect to the core through its pages to an address that begins with ``until``."""
-    page = web.follow(web.send("GET", start.location))
-    page = web.submit(page, uid_field=user)
-    return web.submit(page, password=f"{user}-pw-1", until=until)
 
 
 def test_forward_auth_from_anonymous_to_sign_out(web: Web) -> None:
@@ -203,3 +144,179 @@ def test_ping_metrics_and_hosts(proxy: daemons.Daemon, web: Web) -> None:
     assert status == 200
     assert b"authentik_outpost_proxy_request_duration_seconds_bucket{host=" in text
     assert b'host="single.proxy.test:9080"' in text
+
+
+def shown(got: Got) -> dict[str, list[str]]:
+    """Headers of a request as the application got them, by lower-case name."""
+    assert got.status == 200, got.body
+    found: dict[str, list[str]] = {}
+    for name, value in json.loads(got.body)["headers"]:
+        found.setdefault(name.lower(), []).append(value)
+    return found
+
+
+def test_reverse_proxy_from_anonymous_to_the_application(web: Web, application: Application) -> None:
+    """Rows P1, P2, P3, P13: login with the query kept; the raw target, who it is, and nothing that was forged."""
+    first = web.send("GET", f"http://{FULL}/a?x=1")
+    assert (first.status, first.location) == (
+        302,
+        f"http://{FULL}{P}/start?rd=http%3A%2F%2Fapp.proxy.test%3A9080%2Fa%3Fx%3D1",
+    )
+    got = log_in(web, first, until="")
+    assert (got.status, got.url) == (200, f"http://{FULL}/a?x=1")
+    forged = {"X-Authentik-Username": "root", "X_authentik_username": "root", "X-Forwarded-For": "192.0.2.1"}
+    got = web.send("GET", f"http://{FULL}/a%2Fb/..;/c?a=%zz&b=1;c", NAVIGATION | forged)
+    seen = shown(got)
+    assert json.loads(got.body)["target"] == "/a%2Fb/..;/c?a=%zz&b=1;c"
+    assert seen["x-authentik-username"] == ["alice"]
+    assert "x_authentik_username" not in seen
+    assert seen["host"] == [FULL]
+    assert seen["x-forwarded-host"] == [FULL]
+    assert seen["x-forwarded-proto"] == ["http"]
+    assert "authentik_proxy_" not in "".join(seen.get("cookie", []))
+    stranger = Web(web.places)
+    open_to_all = shown(stranger.send("GET", f"http://{FULL}/public/x", NAVIGATION | forged))
+    assert open_to_all["x-authentik-username"] == [""]
+    assert "x_authentik_username" not in open_to_all
+
+
+def test_a_script_gets_401_and_no_session(web: Web, application: Application) -> None:
+    """Rows T9 and W10: no redirect for what is no navigation; nothing reaches the application."""
+    before = len(application.seen)
+    for method, headers in (
+        ("GET", {"Sec-Fetch-Mode": "cors"}),
+        ("POST", {"Content-Type": "application/json"}),
+        ("GET", {"Connection": "Upgrade", "Upgrade": "websocket"}),
+    ):
+        got = web.send(method, f"http://{FULL}/api", headers, b"{}" if method == "POST" else None)
+        assert got.status == 401, (method, headers)
+        assert json.loads(got.body)["login_url"] == f"http://{FULL}{P}/start"
+    assert not web.jar
+    assert len(application.seen) == before
+
+
+def test_a_form_is_kept_over_the_login(web: Web, application: Application) -> None:
+    """What was typed is not lost: after the login a page offers to send it, octet for octet."""
+    body = b"text=caf%C3%A9+%26+more&empty=&text=second"
+    sent = {**NAVIGATION, "Sec-Fetch-Site": "same-origin", "Content-Type": "application/x-www-form-urlencoded"}
+    first = web.send("POST", f"http://{FULL}/comments?to=1", sent, body)
+    assert first.status == 302
+    page = log_in(web, first, until="")
+    assert page.status == 200
+    assert "was kept" in page.page.text
+    form = page.page.form
+    assert form is not None
+    assert form.action == f"http://{FULL}/comments?to=1"
+    kept = [(given["name"], given["value"]) for tag, given in page.page.tags if tag == "input"]
+    assert kept == [("text", "café & more"), ("empty", ""), ("text", "second")]
+    got = web.submit(page)
+    assert json.loads(got.body)["method"] == "POST"
+    assert json.loads(got.body)["target"] == "/comments?to=1"
+
+
+def test_a_websocket_passes(web: Web, proxy: daemons.Daemon) -> None:
+    """Row P7: after the login octets go both ways."""
+    log_in(web, web.send("GET", f"http://{FULL}/"), until="")
+    with socket.create_connection(proxy.address("http"), timeout=10) as client:
+        cookies = web.cookies("app.proxy.test")
+        client.sendall(
+            f"GET /socket HTTP/1.1\r\nHost: {FULL}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Cookie: {cookies}\r\n\r\n".encode()
+        )
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += client.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+
+
+def test_nothing_of_our_own_reaches_the_application(web: Web, application: Application) -> None:
+    """Whatever stands below our prefix is answered here, in every mode."""
+    before = len(application.seen)
+    for path, status in (
+        (f"{P}/nothing", 404),
+        (f"{P}/auth/nginx", 500),
+        (f"{P}/../secret", 302),
+        (f"{P}/callback", 400),
+    ):
+        got = web.send("GET", f"http://{FULL}{path}")
+        assert got.status in (status, 404), (path, got.status)
+    assert len(application.seen) == before
+
+
+def test_traefik_and_caddy(web: Web) -> None:
+    """Rows T1, T2, T3, T5, T6: a redirect instead of 401, the callback and the sign-out in the forwarded URL."""
+
+    def ask_as(name: str, target: str, **more: str) -> Got:
+        sent = {
+            **NAVIGATION, "X-Forwarded-Proto": "http", "X-Forwarded-Host": SINGLE, "X-Forwarded-Uri": target, **more
+        }  # fmt: skip
+        return web.send("GET", f"http://{SINGLE}{P}/auth/{name}", sent)
+
+    assert web.send("GET", f"http://{SINGLE}{P}/auth/traefik").status == 500
+    for name in ("traefik", "caddy"):
+        web.jar.clear()
+        refused = ask_as(name, "/a?x=1&y=2")
+        assert refused.status == 302
+        callback = log_in(web, refused, until=f"http://{SINGLE}{P}/callback")
+        target = callback.location.removeprefix(f"http://{SINGLE}")
+        back = ask_as(name, target)
+        assert (back.status, back.location) == (302, f"http://{SINGLE}/a?x=1&y=2")
+        assert ask_as(name, "/a?x=1&y=2").one("x-authentik-username") == "alice"
+        out = ask_as(name, "/?X-authentik-logout=true")
+        assert out.status == 302
+        assert "end-session" in out.location
+        assert ask_as(name, "/a").status == 302
+
+
+def test_a_session_of_one_provider_is_none_at_another(web: Web) -> None:
+    """Row O4: the cookie's value under the other provider's name is nobody's."""
+    log_in(web, check(web), until=f"http://{SINGLE}/a")
+    names = {name for name in web.jar["single.proxy.test"] if not name.endswith("_login")}
+    assert check(web).status == 200
+    (value,) = {web.jar["single.proxy.test"][name] for name in names if len(web.jar["single.proxy.test"][name]) == 43}
+    other = Web(web.places)
+    log_in(other, other.send("GET", f"http://{FULL}/"), until="")
+    (place,) = [name for name, kept in other.jar["app.proxy.test"].items() if len(kept) == 43]
+    assert other.send("GET", f"http://{FULL}/").status == 200
+    other.jar["app.proxy.test"][place] = value
+    assert other.send("GET", f"http://{FULL}/").status == 302
+
+
+def test_the_end_of_a_login_at_the_core_ends_the_session(web: Web, core: daemons.Daemon) -> None:
+    """Row O3: the core says so over the WebSocket, and the next check is refused."""
+    log_in(web, check(web), until=f"http://{SINGLE}/a")
+    assert check(web).status == 200
+    host, port = core.address("core")
+    web.follow(web.send("GET", f"http://{host}:{port}/flows/-/default/invalidation/"))
+    core.wait_for(lambda: check(web).status == 401, 5.0, lambda: "still allowed")
+
+
+def test_workers_share_sessions(core: daemons.Daemon, tmp_path: Path) -> None:
+    """Two processes: whichever is met, the session is found, and its end is heard of by both."""
+    settings = environment(core, OUTPOSTS_STATE_DIR=str(tmp_path / "state"), OUTPOSTS_WORKERS="2")
+    with daemons.running("proxy", settings) as several:
+        web = browser(core, several)
+        log_in(web, check(web), until=f"http://{SINGLE}/a")
+        assert {check(web).status for _ in range(40)} == {200}
+        web.send("GET", f"http://{SINGLE}{P}/sign_out")
+        assert {check(web).status for _ in range(40)} == {401}
+        assert several.stop() == 0
+
+
+def test_https_with_a_certificate_by_name(proxy: daemons.Daemon) -> None:
+    """Row W50: the provider's pair for its host; what is asked inside is answered as over http."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    request = f"GET {P}/ping HTTP/1.1\r\nHost: {FULL}\r\nConnection: close\r\n\r\n".encode()
+    with (
+        socket.create_connection(proxy.address("https"), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="app.proxy.test") as client,
+    ):
+        octets = client.getpeercert(binary_form=True)
+        client.sendall(request)
+        assert client.recv(100).startswith(b"HTTP/1.1 204 ")
+    assert octets is not None
+    (name,) = x509.load_der_x509_certificate(octets).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert name.value != SELF_SIGNED_NAME
