@@ -46,7 +46,9 @@ DEFAULT_PORTS = {
 DATAGRAMS = {"radius"}  # listeners of UDP; all others are TCP
 LOOPBACK, EVERYBODY = "127.0.0.0/8, ::1/128", "0.0.0.0/0, ::/0"  # whose RADIUS requests are answered
 CERTIFICATE_RENEWED_S = 7 * 86400.0  # kept data gets a new certificate when the old one is valid for less than a week
-ANSWER_TIMEOUT_S = 2.0  # for one answer of a daemon on this machine, before it is asked again
+ANSWER_TIMEOUT_S = (
+    4.0  # for one answer of a daemon here; before it, RADIUS may look for up to 3 s whether the core lives
+)
 
 START_TIMEOUT_S = 60.0  # a slow machine hashes the demo passwords in a few seconds; a minute means something hangs
 STOP_TIMEOUT_S = 15.0  # daemons drain for up to 10 s
