@@ -131,7 +131,10 @@ class Wire(asyncio.Protocol):
         self._transport.abort()
 
     def expire(self) -> None:
-        """The rest of a head did not come in time."""
+        """The rest of a head did not come in time. Who has sent nothing at all is not told so."""
+        if not self._buffer:
+            self.close()
+            return
         self._refuse(408, "it did not come to an end in time")
 
     # -- requests ----------------------------------------------------------------------------------------------------
