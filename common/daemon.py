@@ -52,7 +52,9 @@ DEFAULT_INTERVAL_S = 300.0  # core-contract §7: for an interval of zero or less
 MIN_INTERVAL_S = 30.0  # core-contract §7
 MAX_OFFSET_S = 9  # whole seconds 0–9: spreads the refreshes that one trigger causes in many outposts
 MERGE_S = 0.9  # seconds a trigger waits at least: one edit sends several within a second, for one refresh (C21)
-LONG_ABSENCE_S = 30.0  # core-contract §5.4: after more without WebSocket, updates may have been missed
+# core-contract §5.4: after more without WebSocket, updates may have been missed; the link itself asks for a refresh then.
+# A service to which each missed end of a session matters says less in its attribute ``absence_s``.
+LONG_ABSENCE_S = 30.0
 GRACE_S = 600.0  # core-contract §7: last good data are served this long after the outpost has vanished
 # A stop takes at most 10 s in all (core-contract §2.3): requests in flight get most of it.
 DRAIN_S = 8.5
@@ -448,7 +450,7 @@ class Daemon:
             metrics.connection.labels(*self._info_labels[:3]).set(1 if connected else 0)
         if connected:
             metrics.link_reconnects.inc()
-            if absence_s > LONG_ABSENCE_S:  # the link itself asks for a refresh then
+            if absence_s > getattr(self.service, "absence_s", LONG_ABSENCE_S):
                 self.service.connection_lost_for(absence_s)
 
 

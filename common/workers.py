@@ -156,6 +156,8 @@ class Pool:
         self._draw = draw
         self._source = make_source(context, self)
         self.type = self._source.type
+        if hasattr(self._source, "absence_s"):  # see ``daemon.LONG_ABSENCE_S``
+            self.absence_s: float = self._source.absence_s
         self.members: dict[int, _Member] = {}
         self._problems: dict[int, str] = {}
         self._numbers = itertools.count(1)

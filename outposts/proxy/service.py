@@ -33,6 +33,7 @@ class ProxyService:
     """See ``common.service.Service``."""
 
     type = "proxy"
+    absence_s = 0.0  # after any time without WebSocket ends of logins may have been missed
 
     def __init__(self, context: DaemonContext) -> None:
         self._context = context

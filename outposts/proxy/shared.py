@@ -22,6 +22,7 @@ class ProxySource:
     """See ``common.workers.Source``."""
 
     type = "proxy"
+    absence_s = 0.0  # after any time without WebSocket ends of logins may have been missed
 
     def __init__(self, context: DaemonContext) -> None:
         self._context = context

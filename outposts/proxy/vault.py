@@ -69,6 +69,7 @@ class Vault:
         session = sessions.decode(key, self.open_octets(b"session", key, sealed), provider.options)
         if session.provider_pk != provider.pk or session.client_id != provider.client_id:
             raise StoredError("another provider's")
+        session.client_id = provider.client_id  # one text for all sessions
         return session
 
     def seal_octets(self, kind: bytes, name: bytes, octets: bytes, random: Callable[[int], bytes]) -> bytes:

@@ -478,6 +478,10 @@ async def test_long_absence_is_told_to_the_service(core: StubCore, tmp_path: Pat
         assert life.service.lost == []
         on_connection(True, 31.0)
         assert life.service.lost == [31.0]
+        vars(life.service)["absence_s"] = 0.0  # a service to which the shortest one matters
+        on_connection(True, 0.0)
+        on_connection(True, 0.2)
+        assert life.service.lost == [31.0, 0.2]
         await life.refresh_now()
         assert len(made) == 1
         core.outpost["pk"] = "00000000-0000-4000-8000-000000000001"
