@@ -52,7 +52,7 @@ DEFAULT_INTERVAL_S = 300.0  # core-contract §7: for an interval of zero or less
 MIN_INTERVAL_S = 30.0  # core-contract §7
 MAX_OFFSET_S = 9  # whole seconds 0–9: spreads the refreshes that one trigger causes in many outposts
 MERGE_S = 0.9  # seconds a trigger waits at least: one edit sends several within a second, for one refresh (C21)
-# core-contract §5.4: after more without WebSocket, updates may have been missed; the link itself asks for a refresh then.
+# core-contract §5.4: after more without WebSocket, updates may have been missed (the link asks for a refresh then).
 # A service to which each missed end of a session matters says less in its attribute ``absence_s``.
 LONG_ABSENCE_S = 30.0
 GRACE_S = 600.0  # core-contract §7: last good data are served this long after the outpost has vanished
