@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -125,7 +126,12 @@ class SqliteBackend:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        made = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if os.fstat(made).st_uid != os.geteuid():  # somebody else's, in a folder that all may write to
+                raise PermissionError(errno.EPERM, "it belongs to another user")
+        finally:
+            os.close(made)
         connection = sqlite3.connect(self.path, timeout=BUSY_WRITE_S, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -490,6 +490,23 @@ async def test_sqlite_file_that_cannot_be_made(tmp_path: Path, clock: Clock) -> 
     await sessions.close()
 
 
+async def test_sqlite_file_of_somebody_else(tmp_path: Path, clock: Clock, monkeypatch: Any) -> None:
+    """Another user's, or a link to anywhere: the start fails, nothing is written there."""
+    (tmp_path / "target").write_bytes(b"")
+    (tmp_path / "link.db").symlink_to(tmp_path / "target")
+    monkeypatch.setattr(store_sqlite, "OPENING_WAITS_S", ())
+    linked = Sessions(SqliteBackend(tmp_path / "link.db", clock=clock), clock=clock)
+    with pytest.raises(StartError):
+        await linked.open()
+    await linked.close()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    foreign = Sessions(SqliteBackend(tmp_path / "target", clock=clock), clock=clock)
+    with pytest.raises(StartError):
+        await foreign.open()
+    await foreign.close()
+    assert (tmp_path / "target").read_bytes() == b""
+
+
 async def test_sqlite_file_that_goes_away(tmp_path: Path, clock: Clock) -> None:
     """Nothing in memory counts any more, and nothing is allowed."""
     path = tmp_path / "sessions.db"
