@@ -166,6 +166,11 @@ class Daemon:
                 reasons.append("internal error")
         return reasons
 
+    def _details(self) -> dict[str, Any]:
+        """What ``/readyz`` tells beside the reasons: the workers, and what went wrong at the last refresh."""
+        details = self.service.health_details() if isinstance(self.service, Composite) else {}
+        return details | ({"last_error": self._problem[-1]} if self._problem is not None else {})
+
     # Life
 
     async def run(self) -> int:
@@ -192,7 +197,7 @@ class Daemon:
             self.settings.tmpdir,
             self.not_ready,
             metrics_text=whole.metrics_text if whole is not None else None,
-            details=whole.health_details if whole is not None else dict,
+            details=self._details,
         )
         code = 0
         try:

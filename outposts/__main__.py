@@ -16,11 +16,11 @@ daemons (settings come from the environment, see docs/settings.md)
 
 tools
   demo          embedded core and all daemons with demo data on this machine; Ctrl-C stops all
+  doctor        check settings, the way to the core, providers, flows, ports; --user NAME logs somebody in
+  status        what the daemon on this machine is doing: providers, sizes, ages, errors
   healthcheck   exit 0 if a daemon on this machine answers, 1 if not (for containers)
   version       print the version
   docs          rewrite the generated parts of docs/
-
-not in this version yet: doctor, status
 
 A daemon needs two settings:
   AUTHENTIK_HOST=https://core.example.org   where the core answers
@@ -29,7 +29,6 @@ A daemon needs two settings:
 `outposts COMMAND --help` tells more about a command.
 """
 DAEMONS = ("ldap", "radius", "proxy")
-LATER = ("doctor", "status")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,13 +81,18 @@ def main(arguments: list[str] | None = None) -> int:
         from outposts import demo
 
         return demo.main(rest)
+    if command == "doctor":
+        from outposts import doctor
+
+        return doctor.main(rest)
+    if command == "status":
+        from outposts import status
+
+        return status.main(rest)
     if command == "docs":
         from outposts import docs
 
         return docs.main(rest)
-    if command in LATER:
-        sys.stderr.write(f'outposts {command}: not in this version yet (see README.md, "What works today")\n')
-        return 1
     sys.stderr.write(f"outposts: unknown command {command!r}\n\n{USAGE}")
     return 2
 

@@ -27,7 +27,17 @@ def test_help_names_every_command_and_the_two_needed_settings(argument: str) -> 
     """Help teaches: what there is and what a daemon needs."""
     done = outposts(argument)
     assert done.returncode == 0
-    for word in ("ldap", "core", "demo", "healthcheck", "version", "AUTHENTIK_HOST", "AUTHENTIK_TOKEN"):
+    for word in (
+        "ldap",
+        "core",
+        "demo",
+        "doctor",
+        "status",
+        "healthcheck",
+        "version",
+        "AUTHENTIK_HOST",
+        "AUTHENTIK_TOKEN",
+    ):
         assert word in done.stdout
 
 
@@ -45,11 +55,29 @@ def test_unknown_command_is_refused_with_usage() -> None:
 
 
 @pytest.mark.parametrize("command", ["doctor", "status"])
-def test_what_is_not_built_says_so(command: str) -> None:
-    """A command that is named in the documentation but not built yet never pretends."""
-    done = outposts(command)
+def test_wrong_arguments_of_a_tool_are_exit_2(command: str) -> None:
+    """The argument is named, and nothing is looked at."""
+    done = outposts(command, "--sideways")
+    assert done.returncode == 2
+    assert "--sideways" in done.stderr
+    assert done.stdout == ""
+
+
+def test_doctor_without_settings_names_both(tmp_path: object) -> None:
+    """Each missing setting is a finding of its own."""
+    done = outposts("doctor", TMPDIR=str(tmp_path), AUTHENTIK_LISTEN__METRICS="127.0.0.1:0")
     assert done.returncode == 1
-    assert "not in this version yet" in done.stderr
+    assert "AUTHENTIK_HOST is not set" in done.stdout
+    assert "AUTHENTIK_TOKEN is not set" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_status_without_a_daemon_says_where_it_asked(tmp_path: object) -> None:
+    """Exit 1, the socket's path, and what to try."""
+    done = outposts("status", TMPDIR=str(tmp_path), AUTHENTIK_LISTEN__METRICS="127.0.0.1:0")
+    assert done.returncode == 1
+    assert f"{tmp_path}/authentik-metrics.sock" in done.stderr
+    assert "--metrics" in done.stderr
 
 
 def test_version_is_one_line() -> None:
