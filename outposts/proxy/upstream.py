@@ -8,82 +8,36 @@ repeated (RFC 9110 §9.2.2). Time-outs cost nothing per request: a clock looks a
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from common import logs
-from outposts.proxy import pages, rfc
+from outposts.proxy import heads, pages
 from outposts.proxy.bodies import chunk, last_chunk
 from outposts.proxy.decision import Allow, Check
 from outposts.proxy.exchange import STATUS, BadBody, Caller, CallerGone, Cause, Forwarded, Pairs
 from outposts.proxy.forwarding import UpstreamRequest, upstream_request
-from outposts.proxy.identity import client_may_send, folded
+from outposts.proxy.identity import folded
 from outposts.proxy.pages import Page
 from outposts.proxy.providers import ProxyProvider
 from outposts.proxy.responses import ResponseHead, ResponseReader
 from outposts.proxy.tunnels import Tunnel
-from outposts.proxy.upstream_pool import PLAIN, Connection, NoConnection, Place, Pool, TlsOptions
+from outposts.proxy.upstream_options import DEFAULTS, Options
+from outposts.proxy.upstream_pool import Connection, NoConnection, Place, Pool
 
 TICK_S = 0.5  # how often time-outs are looked at
 SWEEP_TICKS = 10  # of these between two looks at the connections that are kept
 CONTINUE_S = (
     1.0  # applications that do not know 100 wait for a body that waits for them; after this the client may send
 )
-MAX_NAMES = 4096  # spellings of header names that are remembered; clients choose them, so the rest is looked at anew
-FOREVER_S = 10.0 * 365 * 86_400  # a time-out of 0
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """RFC 9110 §9.2.2, without TRACE, which is never passed on."""
 NEVER = frozenset({"CONNECT", "TRACE"})  # TRACE answers with all headers, ours included
-NEVER_UPGRADED = frozenset({"h2c", "tls/1.0", "tls/1.1", "tls/1.2", "tls/1.3", "http/2.0"})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
-_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_SET_HERE = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"trailer"})
-_NOT_IN_TRAILERS = frozenset({"authorization", "cookie", "set-cookie", "age", "cache-control", "expires", "vary"})
-
-_plain: set[bytes] = set()  # spellings of header names that go on as they are
-
 log = logs.get_logger("upstream")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How requests of a provider are forwarded. Times in seconds, ``max_body`` in octets (0: any)."""
-
-    tls: TlsOptions = PLAIN
-    connect_timeout_s: float = 10.0
-    response_timeout_s: float = 300.0
-    idle_timeout_s: float = 120.0
-    tunnel_idle_s: float = 3600.0
-    max_body: int = 0
-    upgrades: frozenset[str] = frozenset({"websocket"})
-
-    @classmethod
-    def of(cls, provider: ProxyProvider) -> Options:
-        """From a provider's settings."""
-        settings, upstream = provider.settings, provider.upstream
-        return cls(
-            TlsOptions(
-                upstream.verify if upstream is not None else True,
-                settings["upstream_ca"],
-                settings["upstream_certificate"],
-                settings["upstream_server_name"],
-            ),
-            settings["upstream_connect_timeout"] or FOREVER_S,
-            settings["upstream_response_timeout"] or FOREVER_S,
-            settings["upstream_idle_timeout"] or FOREVER_S,
-            settings["tunnel_idle_timeout"] or FOREVER_S,
-            settings["max_body"],
-            frozenset(name.lower() for name in settings["upgrades"]) - NEVER_UPGRADED,
-        )
-
-
-DEFAULTS = Options()
 
 
 class Failure(Exception):
@@ -362,7 +316,12 @@ class _Exchange:
         upgrade = plan.upgrade.lower()
         if not (upgrade in options.upgrades and body == b"" and caller.minor == 1 and caller.method == "GET"):
             upgrade = ""
-        head = self._head(plan, upgrade, len(body) if body is not None else caller.length)
+        try:
+            head = heads.request_head(
+                plan, caller.method, upgrade, len(body) if body is not None else caller.length, caller.expects
+            )
+        except ValueError as error:
+            raise Failure(Cause.BAD_REQUEST, str(error)) from None
         place = Place.of(plan.upstream, options.tls)
         pool = self._forwarder.pool
         idempotent = caller.method in IDEMPOTENT
@@ -381,39 +340,6 @@ class _Exchange:
             self.ended.reused = False
         self._now_in(Phase.CONNECTING, options.connect_timeout_s)
         await self._ask(await pool.open(place), head, body, upgrade)
-
-    def _head(self, plan: UpstreamRequest, upgrade: str, length: int | None) -> bytes:
-        """The request's head as octets. Raises ``Failure`` if something in it would be read as more than it is."""
-        target = plan.target.encode("latin-1", "replace")
-        method = self.caller.method.encode("latin-1", "replace")
-        if not _TARGET.fullmatch(target) or not _METHOD.fullmatch(method):
-            raise Failure(Cause.BAD_REQUEST)
-        lines = [b"%b %b HTTP/1.1" % (method, target)]
-        connection = b"Upgrade" if upgrade else b""
-        for name, value in plan.headers:
-            if name not in _plain:
-                lower = name.lower()
-                if lower in _SET_HERE:
-                    continue
-                if lower == b"te":
-                    connection = connection + b", TE" if connection else b"TE"
-                elif len(_plain) < MAX_NAMES and len(name) <= 64:
-                    _plain.add(name)
-            lines.append(name + b": " + value)
-        if upgrade:
-            lines.append(b"Upgrade: %b" % plan.upgrade.encode("latin-1", "replace"))
-        if connection:
-            lines.append(b"Connection: %b" % connection)
-        if length is None:
-            lines.append(b"Transfer-Encoding: chunked")
-        elif length or self.caller.method not in ("GET", "HEAD", "OPTIONS", "DELETE"):
-            lines.append(b"Content-Length: %d" % length)
-        if self.caller.expects:
-            lines.append(b"Expect: 100-continue")
-        block = b"\r\n".join(lines)
-        if block.count(b"\n") != len(lines) - 1 or block.count(b"\r") != len(lines) - 1 or b"\0" in block:
-            raise Failure(Cause.BAD_REQUEST)
-        return block + b"\r\n\r\n"
 
     async def _ask(self, connection: Connection, head: bytes, body: bytes | None, upgrade: str) -> None:
         """Send the request and pass on its answer. Raises ``_Stale`` if a kept connection had ended."""
@@ -498,7 +424,7 @@ class _Exchange:
         if not found or self.plan is None:
             return []
         names = frozenset(folded(name.decode("latin-1")) for name, _ in self.plan.headers)
-        return [(name, value) for name, value in found if _may_trail(name, names)]
+        return [(name, value) for name, value in found if heads.may_trail(name, names)]
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
@@ -519,7 +445,7 @@ class _Exchange:
             lines.append(b"Connection: keep-alive")
         ended.status = head.status
         waits_s = options.idle_timeout_s
-        if head.length is None and any(_is_event_stream(line) for line in head.lines):
+        if head.length is None and any(heads.is_event_stream(line) for line in head.lines):
             waits_s = options.tunnel_idle_s
         first = b"\r\n".join(lines) + b"\r\n\r\n"
         self.answering = True
@@ -531,14 +457,14 @@ class _Exchange:
                 if chunked:
                     pieces = [chunk(pieces[0] if len(pieces) == 1 else b"".join(pieces))]
                 if reader.done and chunked:
-                    pieces.append(last_chunk(_passed_trailers(reader.trailers)))
+                    pieces.append(last_chunk(heads.passed_trailers(reader.trailers)))
                 caller.write(first + b"".join(pieces) if first or len(pieces) > 1 else pieces[0])
                 if reader.done:
                     break
                 first = b""
             elif reader.done:
                 if chunked:
-                    first += last_chunk(_passed_trailers(reader.trailers))
+                    first += last_chunk(heads.passed_trailers(reader.trailers))
                 if first:
                     caller.write(first)
                 break
@@ -582,21 +508,3 @@ class _Exchange:
             tunnel.close()
             ended.received, ended.sent = tunnel.received, tunnel.sent
         caller.end(False)
-
-
-def _is_event_stream(line: bytes) -> bool:
-    name, _, value = line.partition(b":")
-    return name.lower() == b"content-type" and value.strip().lower().startswith(b"text/event-stream")
-
-
-def _may_trail(name: bytes, names: frozenset[str] = frozenset()) -> bool:
-    """Whether a trailer may go on (RFC 9110 §6.5.1): it must not say anything about routing, framing or who asks."""
-    text = name.decode("latin-1").lower()
-    plain = folded(text)
-    if text in _NOT_IN_TRAILERS or not client_may_send(text, names):
-        return False
-    return not any(text in kind or plain in kind for kind in (rfc.HOP_BY_HOP, rfc.FRAMING, rfc.FORWARDING))
-
-
-def _passed_trailers(trailers: Pairs) -> Pairs:
-    return [pair for pair in trailers if _may_trail(pair[0])] if trailers else trailers
