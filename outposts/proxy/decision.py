@@ -47,6 +47,7 @@ from outposts.proxy.verdicts import (
     CredentialKind,
     Forbidden,
     Login,
+    LogoutNotice,
     Misconfigured,
     NoProvider,
     NotFound,
@@ -73,6 +74,7 @@ __all__ = [
     "CredentialKind",
     "Forbidden",
     "Login",
+    "LogoutNotice",
     "Misconfigured",
     "NoProvider",
     "NotFound",
@@ -201,6 +203,8 @@ def _own(
     """Our own paths below ``PREFIX``."""
     if rest == "/callback" and query is not None:
         return Callback(candidates, query)
+    if rest == rfc.LOGOUT_NOTICE and request.method == "POST":
+        return LogoutNotice(candidates)
     if rest == "/sign_out":
         return _sign_out(request, provider)
     if rest == "/start":

@@ -42,6 +42,7 @@ from outposts.proxy.decision import (
     Check,
     Forbidden,
     Login,
+    LogoutNotice,
     Misconfigured,
     NoProvider,
     NotFound,
@@ -65,6 +66,7 @@ from outposts.proxy.oidc import OidcError, OpenIdClient
 from outposts.proxy.pages import Page
 from outposts.proxy.providers import Providers, ProxyProvider
 from outposts.proxy.renewal import Renewals
+from outposts.proxy.revocation import MAX_LOGOUT_BODY, Revocation
 from outposts.proxy.session import Event, Session
 from outposts.proxy.state import StateError
 from outposts.proxy.store import Sessions
@@ -93,6 +95,7 @@ class Desk:
     clock: Callable[[], float] = time.time
     random: Callable[[int], bytes] = secrets.token_bytes
     providers: Providers = field(default_factory=Providers)
+    revocation: Revocation | None = None
     sign_out_everywhere: Callable[[ProxyProvider], bool] = lambda provider: (
         provider.settings["sign_out"] == "everywhere"
     )
@@ -157,6 +160,8 @@ class Handlers:
         if isinstance(found, Check):
             about.check, about.provider = found, found.provider
             return await self._checked(caller, about, found, pairs)
+        if isinstance(found, LogoutNotice):
+            return await self._logout_notice(caller, found)
         return await self._verdict(about, found)
 
     async def _verdict(self, about: _About, verdict: Verdict) -> Answer:
@@ -253,6 +258,11 @@ class Handlers:
         """The body of a form that can be shown again with nothing lost; None if it is another kind of body."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
             return None
+        body = await self._body(caller, limit)
+        return body if body is not None and fields_of(body) is not None else None
+
+    async def _body(self, caller: RawCaller, limit: int) -> bytes | None:
+        """A whole body of at most ``limit`` octets, if it comes in time."""
         if caller.expects:
             caller.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
@@ -264,7 +274,7 @@ class Handlers:
                         return None
         except (TimeoutError, OutpostError):
             return None
-        return bytes(body) if fields_of(bytes(body)) is not None else None
+        return bytes(body)
 
     # -- logins ------------------------------------------------------------------------------------------------------
 
@@ -321,6 +331,19 @@ class Handlers:
             details=[("error", failed.error), ("description", failed.description)],
         )
         return Answer(page, "login_failed")
+
+    async def _logout_notice(self, caller: RawCaller, verdict: LogoutNotice) -> Answer:
+        """The core says that a login is over, to each client by itself."""
+        body = await self._body(caller, MAX_LOGOUT_BODY)
+        status = 400
+        if body is not None and self.desk.revocation is not None:
+            by_pk = {provider.pk: provider for provider in verdict.providers}
+            try:
+                status = 200 if await self.desk.revocation.backchannel_logout(by_pk, body) else 400
+            except OidcError as error:
+                log.warning("logout token not checked", problem=error.detail)
+                status = 503
+        return Answer(pages.logout_noticed(status), "logout_notice")
 
     # -- sign-outs ---------------------------------------------------------------------------------------------------
 

@@ -416,6 +416,11 @@ def no_provider(host: str) -> Page:
     )
 
 
+def logout_noticed(status: int) -> Page:
+    """What a core is told that posted a logout token (OpenID Connect Back-Channel Logout 1.0 §2.8)."""
+    return _plain(status, {200: "", 400: "not a logout token\n"}.get(status, "later\n"))
+
+
 def configuration_error() -> Page:
     """500 in the reference's words: the web server does not say what the original URL is."""
     return _plain(500, "configuration error\n")

@@ -5,6 +5,9 @@ from __future__ import annotations
 PREFIX = "/outpost.goauthentik.io"
 """Where the outpost's own paths begin; nothing below it ever goes to an application."""
 
+LOGOUT_NOTICE = "/backchannel_logout"
+"""Where below ``PREFIX`` a core may post logout tokens (OpenID Connect Back-Channel Logout 1.0 §2.5); ours."""
+
 CALLBACK_SIGNATURE = "X-authentik-auth-callback"
 LOGOUT_SIGNATURE = "X-authentik-logout"
 """Query keys that, with the value ``true``, make any path of a provider its callback or its sign-out."""

@@ -57,6 +57,7 @@ class ProxyService:
             self.forwarder,
             self.observations,
             clock=clock,
+            revocation=self.revocation,
         )
         self.server = Server(self.desk, self._limits(), trusted_proxies=settings.trusted_proxies)
         metrics.proxy_sessions.set_function(lambda: self.sessions.hot)

@@ -136,6 +136,13 @@ class Callback:
 
 
 @dataclass(frozen=True, slots=True)
+class LogoutNotice:
+    """The core says with a logout token in the body that a login is over; ``providers`` are those of the host."""
+
+    providers: tuple[ProxyProvider, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SignOut:
     """Somebody wants to be signed out; ``confirmed`` is False if another site may have made the browser ask."""
 
@@ -197,6 +204,7 @@ Verdict = (
     | Static
     | Start
     | Callback
+    | LogoutNotice
     | SignOut
     | TryCredentials
     | Renew

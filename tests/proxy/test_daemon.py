@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import time
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
+import jwt
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
@@ -15,6 +17,10 @@ from common.tls import SELF_SIGNED_NAME
 from tests import daemons
 from tests.proxy.conftest import FULL, SINGLE, Application, P, browser, check, environment, log_in
 from tests.proxy.web import NAVIGATION, Got, Web, ask
+
+# The recorded provider for one application, as ``tests/data/recorded-core.yaml`` has it.
+CLIENT = "U3ih4MZPZ888U6n8CQrQR2AqBzMnH179iWIu0BKQ"
+CLIENT_SECRET = "ulwpqIpDrCw1DZbSR0kumvJu2AuykukgzA4kPmKGdQRnM0mXiWsCi6dY8JKs1BtcVwKbawQASkUVi1jwzuSnKHP23OPb9E2734jMs5vxgqjjpD7wj2troIYppi4CYBq8"  # noqa: E501
 
 
 def test_forward_auth_from_anonymous_to_sign_out(web: Web) -> None:
@@ -100,6 +106,8 @@ def test_heads_that_can_be_read_in_two_ways_are_refused(proxy: daemons.Daemon) -
         f"GET {P}/ping  HTTP/1.1\r\nHost: a\r\n\r\n",
         f"POST {P}/ping HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         f"GET {P}/ping HTTP/1.1\nHost: a\n\n\r\n\r\n",
+        f"POST {P}/ping HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 60\r\nHost: a\r\n\r\n",
+        f"GET {P}/ping HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     ):
         with socket.create_connection(proxy.address("http"), timeout=10) as client:
             client.sendall(bad.encode() + good)
@@ -291,6 +299,37 @@ def test_the_end_of_a_login_at_the_core_ends_the_session(web: Web, core: daemons
     host, port = core.address("core")
     web.follow(web.send("GET", f"http://{host}:{port}/flows/-/default/invalidation/"))
     core.wait_for(lambda: check(web).status == 401, 5.0, lambda: "still allowed")
+
+
+def test_the_core_may_post_logout_tokens(web: Web, core: daemons.Daemon, proxy: daemons.Daemon) -> None:
+    """OpenID Connect Back-Channel Logout: the session of a user ends; what is no logout token ends nothing."""
+    log_in(web, check(web), until=f"http://{SINGLE}/a")
+    host, port = core.address("core")
+    now = time.time()
+    claims = {
+        "iss": f"http://{host}:{port}/application/o/proxy-single/",
+        "aud": CLIENT,
+        "sub": check(web).one("x-authentik-uid"),
+        "iat": now,
+        "exp": now + 60,
+        "jti": "one",
+        "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
+    }
+
+    def post(token: str, method: str = "POST") -> int:
+        body = urlencode({"logout_token": token}).encode()
+        headers = {"Host": SINGLE, "Content-Type": "application/x-www-form-urlencoded"}
+        return ask(proxy.address("http"), method, f"{P}/backchannel_logout", headers, body).status
+
+    assert post(jwt.encode(claims, "x" * 128, "HS256")) == 400
+    assert post(jwt.encode(claims | {"aud": "another"}, CLIENT_SECRET, "HS256")) == 400
+    assert post("a" * 200_000) == 400
+    good = jwt.encode(claims, CLIENT_SECRET, "HS256")
+    assert post(good, "PUT") == 404
+    assert check(web).status == 200
+    assert post(good) == 200
+    assert check(web).status == 401
+    assert post(good) == 400  # a replay
 
 
 def test_workers_share_sessions(core: daemons.Daemon, tmp_path: Path) -> None:
