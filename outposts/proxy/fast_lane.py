@@ -152,6 +152,11 @@ class Wire(asyncio.Protocol):
             if head is None:
                 break
             at_first = False
+            if head.repeated:
+                # Whatever is said twice, lengths may be too: nobody knows where this request ends.
+                self._buffer = b""
+                self._refuse(400, f"more than one {head.repeated}")
+                return
             request = auth_request(head, self._via)
             if lane(head) is Lane.FAST and self._quick(head, request):
                 if self.phase is Phase.CLOSING:

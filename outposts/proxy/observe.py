@@ -16,6 +16,7 @@ from outposts.proxy.decision import Allow, Check, Misconfigured
 from outposts.proxy.exchange import Forwarded
 from outposts.proxy.identity import Identity
 from outposts.proxy.providers import ProxyProvider
+from outposts.proxy.urls import Host
 from outposts.proxy.wire import AuthRequest
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -37,7 +38,7 @@ class Observations:
         """``report``: sends an event to the core (``CoreApi.report_event``)."""
         self._report = report
         self._outpost_name = ""
-        self._histograms: dict[tuple[str, str, str], metrics.Gathered] = {}
+        self._histograms: dict[tuple[str, Host | None, str], metrics.Gathered] = {}
         self._counters: dict[tuple[str, str], metrics.Tally] = {}
         self._told: dict[int, float] = {}
         self._events: set[asyncio.Task[None]] = set()
@@ -68,11 +69,12 @@ class Observations:
     ) -> None:
         """A request was answered. ``outcome``: what became of it, in one word; ``took`` in seconds."""
         method = request.method if request.method in METHODS else OTHER
-        host = str(provider.external.host) if provider is not None else ""
-        histogram = self._histograms.get((method, host, kind))
+        place = provider.external.host if provider is not None else None
+        histogram = self._histograms.get((method, place, kind))
         if histogram is None:
+            host = str(place) if place is not None else ""
             histogram = metrics.Gathered(metrics.proxy_requests.labels(self._outpost_name, method, host, kind))
-            self._histograms[method, host, kind] = histogram
+            self._histograms[method, place, kind] = histogram
         histogram.observe(took)
         name = provider.name if provider is not None else ""
         counter = self._counters.get((name, outcome))
@@ -82,7 +84,7 @@ class Observations:
         if forwarded is not None and provider is not None and provider.upstream is not None:
             upstream = provider.upstream
             metrics.proxy_upstream_seconds.labels(
-                self._outpost_name, method, upstream.scheme, host, str(upstream.host)
+                self._outpost_name, method, upstream.scheme, str(place), str(upstream.host)
             ).observe(forwarded.head_s)
         if log.enabled("info" if kind == APP else "debug"):
             self._line(request, name, outcome, status, took, check, identity, forwarded)

@@ -86,8 +86,17 @@ def test_what_is_logged_holds_no_secret(web: Web, proxy: daemons.Daemon) -> None
     """One line for each request, with who asked and what became of it; no query, cookie, code or token."""
     log_in(web, check(web, "/secret-page?token=topsecret"), until=f"http://{SINGLE}/secret")
     assert check(web, "/page-of-the-log").status == 200
-    lines = [line for line in proxy.records() if line.get("asked") == f"http://{SINGLE}/page-of-the-log"]
-    assert [(line["status"], line["result"], line["user"]) for line in lines] == [(200, "allowed_session", "alice")]
+    asked = f"http://{SINGLE}/page-of-the-log"
+    found: list[tuple[int, str, str]] = []
+
+    def told() -> bool:
+        """Lines are written after the answers that they are about."""
+        lines = [line for line in proxy.records() if line.get("asked") == asked]
+        found[:] = [(line["status"], line["result"], line["user"]) for line in lines]
+        return bool(found)
+
+    proxy.wait_for(told, 5.0, lambda: "no line")
+    assert found == [(200, "allowed_session", "alice")]
     text = proxy.text()
     assert "topsecret" not in text
     assert "code=" not in text
