@@ -16,4 +16,19 @@ Rules without input or output (levels 0 to 2), in the order in which a request m
     callback.py   a browser back from the core: exchange its code, begin anew, or a page that says why not
     forwarding.py a request that may pass, as the application behind gets it
     clients.py    whose request it is, behind proxies
+
+Conversations with the core, the application and the store (level 3)::
+
+    oidc.py       codes, tokens and credentials → verified claims; endpoints.py, keys.py and tokens.py are parts of it
+    header_auth.py, renewal.py, revocation.py   credentials in headers, new tokens, ends of logins
+    store.py      sessions, and what is used once; store_*.py are where they are kept
+    upstream.py   a request that may pass → the application and back
+    answers.py    verdicts that need not wait → answers
+    observe.py    log lines and metrics
+
+The daemon (levels 4 and 5)::
+
+    listener.py   connections: PROXY protocol, TLS; then fast_lane.py reads requests and answers checks at once
+    handlers.py   the full way: everything that has to wait
+    server.py     all connections: limits and time-outs; service.py is what the daemon sees, shared.py with workers
 """

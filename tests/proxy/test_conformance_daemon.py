@@ -113,6 +113,23 @@ def test_l12_and_r07_while_the_core_is_away(tmp_path: Path) -> None:
         assert check(web).one("x-authentik-username") == "alice"
 
 
+def test_o03_a_login_that_ended_while_nobody_listened(core: daemons.Daemon, tmp_path: Path) -> None:
+    """Row O3: the outpost was not there when the core said so; it asks when it is back."""
+    settings = environment(core, OUTPOSTS_STATE_DIR=str(tmp_path / "state"))
+    with daemons.running("proxy", settings) as first:
+        web, other = browser(core, first), browser(core, first)
+        log_in(web, check(web), until=f"http://{SINGLE}/a")
+        log_in(other, check(other), until=f"http://{SINGLE}/a")
+        assert (check(web).status, check(other).status) == (200, 200)
+        assert first.stop() == 0
+    host, port = core.address("core")
+    web.follow(web.send("GET", f"http://{host}:{port}/flows/-/default/invalidation/"))
+    with daemons.running("proxy", settings) as second:
+        web.places[SINGLE] = other.places[SINGLE] = second.address("http")
+        second.wait_for(lambda: check(web).status == 401, 10.0, lambda: "still allowed")
+        assert check(other).status == 200
+
+
 def test_w16_replicas_share_sessions_over_redis(core: daemons.Daemon) -> None:
     """W16: a login that begins at one ends at the other; a sign-out at one is one at both; without the store, 503."""
     with valkey_server() as server, contextlib.ExitStack() as stack:
