@@ -1,8 +1,8 @@
 """``outposts doctor``: looks at everything that a daemon needs, and says what is wrong and what to change.
 
-The checks are in ``doctor_host.py`` (this machine), ``doctor_core.py`` (the way to the core) and
-``doctor_providers.py`` (what the outpost serves); ``doctor_report.py`` holds and prints what they find. Nothing is
-changed anywhere, except that ``--user`` logs a user in and out again.
+The checks are in ``doctor_host.py`` (this machine), ``doctor_core.py`` (the way to the core), ``doctor_providers.py`` and
+``doctor_directory.py`` (what the outpost serves); ``doctor_report.py`` holds and prints what they find. Nothing is changed
+anywhere, except that ``--user`` logs a user in and out again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from common.api import CoreApi, client_for
 from common.lean_transport import transport_for
 from common.login import LoginService
 from common.settings import Settings
-from outposts import doctor_core, doctor_host, doctor_providers, doctor_report
+from outposts import doctor_core, doctor_directory, doctor_host, doctor_providers, doctor_report
 from outposts.doctor_report import Report
 
 TYPES = ("ldap", "radius", "proxy")
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> 
         "a daemon. Exit code 0: nothing failed; 1: something did; 2: bad usage.",
     )
     parser.add_argument("type", nargs="?", choices=TYPES, help="the daemon to look at (default: what the token is for)")
+    parser.add_argument(
+        "--directory", action="store_true", help="LDAP: list all users and groups too, and look for shared numbers"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument("--user", metavar="NAME", help="log this user in; the password is asked for")
     parser.add_argument("--password-file", metavar="PATH", help="read the password from a file")
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> 
             return 2
     variables = os.environ if environ is None else environ
     logs.set_level("error")  # what the parts that we borrow would log is told by the findings
-    report = asyncio.run(examine(variables, options.type, probe))
+    report = asyncio.run(examine(variables, options.type, probe, directory=options.directory))
     if options.json:
         sys.stdout.write(doctor_report.as_json(report.findings))
     else:
@@ -97,15 +100,17 @@ async def examine(
     wanted: str | None = None,
     probe: Probe | None = None,
     now: Callable[[], float] = time.time,
+    *,
+    directory: bool = False,
 ) -> Report:
-    """All checks. ``now`` gives unix time."""
+    """All checks. ``now`` gives unix time; ``directory``: users and groups are listed too."""
     report = Report()
     settings = doctor_host.settings(report, environ)
     if settings is None:
         return report
     type = wanted
     if settings.host and settings.token:
-        type = await _core(report, settings, wanted, probe, now) or wanted
+        type = await _core(report, settings, wanted, probe, now, directory) or wanted
     doctor_host.files(report, settings, environ, type)
     doctor_host.ports(report, settings, type)
     await doctor_host.redis(report, settings)
@@ -113,7 +118,12 @@ async def examine(
 
 
 async def _core(
-    report: Report, settings: Settings, wanted: str | None, probe: Probe | None, now: Callable[[], float]
+    report: Report,
+    settings: Settings,
+    wanted: str | None,
+    probe: Probe | None,
+    now: Callable[[], float],
+    directory: bool,
 ) -> str | None:
     """Everything about the core; the outpost's type as far as it was found."""
     found = await doctor_core.reach(report, settings, now)
@@ -132,6 +142,8 @@ async def _core(
         await doctor_providers.certificates(report, api, providers, outpost.type, now())
         doctor_providers.overlaps(report, providers, outpost.type)
         await doctor_providers.flows(report, settings, transport, providers, outpost.type)
+        if directory and outpost.type == "ldap":
+            await doctor_directory.directory(report, settings, api, providers, outpost.config)
         if probe is not None:
             await _login(report, settings, LoginService(transport, settings), providers, outpost.config, probe)
     finally:

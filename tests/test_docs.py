@@ -53,6 +53,17 @@ def test_exit_codes_are_documented() -> None:
         assert re.search(rf"^\| {error.exit_code} \|", page, re.MULTILINE)
 
 
+def test_every_check_of_doctor_is_documented() -> None:
+    """The names that findings begin with are the rows of docs/doctor.md."""
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    rows = " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    checks = set()
+    for path in (ROOT / "outposts").glob("doctor*.py"):
+        checks |= set(re.findall(r'report\.(?:ok|warn|fail)\(\s*"([a-z ]+)"', path.read_text()))
+    assert {"settings", "tls", "flow", "redis"} <= checks
+    assert not [check for check in checks if f"`{check}`" not in rows and check != "login"]
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     """Every relative link in README and docs names a file that is there."""
     broken = []

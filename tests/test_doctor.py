@@ -528,6 +528,45 @@ def test_every_reason_has_advice() -> None:
     assert missing == certificates_only | elsewhere
 
 
+# The directory
+
+
+def directory_of(core: StubCore, folder: Path) -> list[Finding]:
+    """The findings with ``--directory`` about it."""
+
+    async def run() -> Report:
+        return await doctor.examine(environ(core, folder), directory=True)
+
+    return of(asyncio.run(run()).findings, "directory")
+
+
+def test_directory_is_counted(core: StubCore, folder: Path) -> None:
+    """Only when it is asked for: it reads everything."""
+    assert not of(examine(environ(core, folder)), "directory")
+    assert not core.called("/core/users/$")
+    assert [finding.found for finding in directory_of(core, folder)] == ["ldap-1: 5 users, 3 groups"]
+
+
+def test_shared_numbers(core: StubCore, folder: Path) -> None:
+    """Names and number, and both ways out."""
+    core.groups[0]["attributes"] = {"gidNumber": "777"}
+    core.users[0]["attributes"] = core.users[1]["attributes"] = {"uidNumber": "5000"}
+    found = {finding.found: finding.next for finding in directory_of(core, folder) if finding.state is State.WARN}
+    assert len(found) == 2
+    gid = next(text for text in found if "gidNumber 777" in text)
+    assert "ga" in gid
+    assert "gc" in gid
+    assert "x_ldap_gid" in found[gid]
+    uid = next(text for text in found if "uidNumber 5000" in text)
+    assert core.users[0]["username"] in uid
+
+
+def test_directory_that_may_not_be_listed(core: StubCore, folder: Path) -> None:
+    """The outpost's account has lost its rights."""
+    core.fault("/core/users/$", status=403)
+    assert "may not list" in directory_of(core, folder)[0].found
+
+
 # This machine
 
 

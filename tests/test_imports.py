@@ -67,6 +67,7 @@ LEVELS: dict[str, int] = {
     "outposts.doctor_report": 1,
     "outposts.doctor_host": 4,
     "outposts.doctor_core": 4,
+    "outposts.doctor_directory": 4,
     "outposts.doctor_providers": 4,
     "outposts.status": 5,
     "outposts.healthcheck": 3,

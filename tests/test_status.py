@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from outposts import status
+from outposts import doctor, status
 from tests import daemons, factories
 from tests.fakes import StubCore
 
@@ -88,6 +89,19 @@ def test_metrics_address_instead_of_the_socket(daemon: daemons.Daemon, tmp_path:
     done = run(tmp_path, AUTHENTIK_LISTEN__METRICS=address)
     assert done.returncode == 0
     assert f"asked {address}\n" in done.stdout
+
+
+def test_doctor_beside_a_running_daemon(core: StubCore, daemon: daemons.Daemon) -> None:
+    """The ports that it holds are all right, and its socket is left alone."""
+    variables = {"AUTHENTIK_HOST": core.url, "AUTHENTIK_TOKEN": core.token, "TMPDIR": str(daemon.folder)}
+    for listener in ("ldap", "ldaps", "metrics"):
+        host, port = daemon.address(listener)
+        variables[f"AUTHENTIK_LISTEN__{listener.upper()}"] = f"{host}:{port}"
+    findings = asyncio.run(doctor.examine(variables)).findings
+    ports = [finding for finding in findings if finding.check == "ports"]
+    assert len(ports) == 3
+    assert all(finding.state == "ok" and "a daemon runs here" in finding.found for finding in ports)
+    assert run(daemon.folder).returncode == 0
 
 
 def test_daemon_that_waits_for_its_core(tmp_path: Path) -> None:
