@@ -1,8 +1,8 @@
 """``outposts doctor``: looks at everything that a daemon needs, and says what is wrong and what to change.
 
-The checks are in ``doctor_host.py`` (this machine), ``doctor_core.py`` (the way to the core), ``doctor_providers.py`` and
-``doctor_directory.py`` (what the outpost serves); ``doctor_report.py`` holds and prints what they find. Nothing is changed
-anywhere, except that ``--user`` logs a user in and out again.
+The checks are in ``doctor_host.py`` (this machine), ``doctor_core.py`` (the way to the core), ``doctor_providers.py``
+and ``doctor_directory.py`` (what the outpost serves); ``doctor_report.py`` holds and prints what they find. Nothing is
+changed anywhere, except that ``--user`` logs a user in and out again.
 """
 
 from __future__ import annotations

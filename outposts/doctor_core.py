@@ -152,7 +152,11 @@ async def _tls(report: Report, settings: Settings, host: str, port: int, now: Ca
         )
         return True
     if isinstance(trouble, ssl.SSLCertVerificationError):
-        report.fail("tls", f"certificate of {names}, {end}: {trouble.verify_message}", _distrust(trouble, chain, host))
+        report.fail(
+            "tls",
+            f"certificate of {names}, {end}: {trouble.verify_message}",
+            _distrust(trouble, chain, host, ended=left_s < 0),
+        )
         return False
     if trouble is not None:
         report.fail("tls", f"handshake failed: {_reason(trouble)}", "look at the TLS settings in front of the core")
@@ -164,11 +168,11 @@ async def _tls(report: Report, settings: Settings, host: str, port: int, now: Ca
     return True
 
 
-def _distrust(trouble: ssl.SSLCertVerificationError, chain: list[x509.Certificate], host: str) -> str:
+def _distrust(trouble: ssl.SSLCertVerificationError, chain: list[x509.Certificate], host: str, *, ended: bool) -> str:
     """What to do about a certificate that is not trusted."""
     text = (trouble.verify_message or "").lower()
-    if "expired" in text or "not yet valid" in text:
-        return "renew the certificate of the core, or set this machine's clock"
+    if ended or "expired" in text or "not yet valid" in text:
+        return f"renew the certificate of the core, for the name {host}, or set this machine's clock"
     if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
         return f"AUTHENTIK_HOST: use a name that the certificate has, or issue one for {host}"
     if len(chain) == 1 and chain[0].issuer != chain[0].subject:

@@ -10,12 +10,14 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from common import logs, records
 from common.outcomes import Reason
@@ -307,6 +309,59 @@ def test_plain_http_port_asked_for_tls(core: StubCore, folder: Path) -> None:
     """The scheme is wrong."""
     findings = examine(environ(core, folder, AUTHENTIK_HOST=core.url.replace("http://", "https://")))
     assert "http://" in one(findings, "tls", State.FAIL).next
+
+
+@contextmanager
+def core_with(tmp_path: Path, *chain: certificates.Issuer) -> Iterator[StubCore]:
+    """A core that shows these certificates, its own first."""
+    (tmp_path / "chain.pem").write_text("".join(each.pem for each in chain))
+    (tmp_path / "key.pem").write_text(chain[0].key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+    with StubCore(tls=context) as stub:
+        yield stub
+
+
+@pytest.mark.parametrize(
+    ("days", "whole", "found", "then"),
+    [
+        ((-1, 1), False, "unable to get local issuer", "have it send the intermediate too"),
+        ((-2, -1), True, "ended ", "renew the certificate"),
+        ((-1, 1), True, "mismatch", "AUTHENTIK_HOST: use a name that the certificate has, or issue one for 127.0.0.1"),
+    ],
+)
+def test_each_fault_of_a_chain_is_told_apart(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    days: tuple[float, float],
+    whole: bool,
+    found: str,
+    then: str,
+) -> None:
+    """The root is trusted; the intermediate is missing, the time is over, the name is another one."""
+    root = certificates.authority("root")
+    between = root.issue(("between",), purposes=(), authority=True)
+    leaf = between.issue(("core.example.org",), purposes=(ExtendedKeyUsageOID.SERVER_AUTH,), days=days)
+    (tmp_path / "root.pem").write_text(root.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
+    with core_with(tmp_path, leaf, *([between] if whole else [])) as core:
+        finding = one(examine(environ(core, folder)), "tls", State.FAIL)
+    assert "core.example.org, issued by between" in finding.found
+    assert found in finding.found
+    assert then in finding.next
+
+
+def test_handshake_that_hangs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that takes connections and says nothing; the examination ends."""
+    monkeypatch.setattr("outposts.doctor_core.STEP_S", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        variables = {"AUTHENTIK_HOST": f"https://127.0.0.1:{silent.getsockname()[1]}", "AUTHENTIK_TOKEN": "t"}
+        findings = examine(variables | {"TMPDIR": str(folder), "AUTHENTIK_LISTEN__METRICS": "127.0.0.1:0"})
+    assert "no answer in time" in one(findings, "tls", State.FAIL).found
+    assert "token" not in names_of(findings)
 
 
 # Providers
