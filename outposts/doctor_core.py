@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import uuid
@@ -39,6 +40,7 @@ CLOCK_WARNING_S = 5.0
 CLOCK_FAILURE_S = 30.0
 READ_SIZE = 65536  # bytes of a TLS handshake read at once
 INSTANCES = "/outposts/instances/"
+TOKEN = re.compile(r"[!-~]+")  # what a header can hold without spaces; the core's tokens are letters and digits
 
 
 async def reach(report: Report, settings: Settings, now: Callable[[], float]) -> list[OutpostRecord] | None:
@@ -237,6 +239,13 @@ async def _shake(connection: SSL.Connection, reader: asyncio.StreamReader, write
 async def _token(
     report: Report, settings: Settings, where: Endpoint, now: Callable[[], float]
 ) -> list[OutpostRecord] | None:
+    if not TOKEN.fullmatch(settings.token):
+        report.fail(
+            "token",
+            "it has spaces, line ends or letters that no token has",
+            "AUTHENTIK_TOKEN: copy it anew, or look at what is in the file",
+        )
+        return None
     headers = {
         "Authorization": f"Bearer {settings.token}",
         "Accept": "application/json",

@@ -144,6 +144,25 @@ def test_token_twice_is_told_without_the_token(core: StubCore, folder: Path) -> 
     assert "another-secret" not in repr(findings)
 
 
+def test_bad_setting_in_a_file_ends_the_list(core: StubCore, folder: Path) -> None:
+    """It cannot be left out to look for more; that is said, and the core is not examined with half the settings."""
+    (folder / "local.yml").write_text("outposts: {ldap: {gid: random}}")
+    findings = examine(environ(core, folder, WORKSPACE_DIR=str(folder)))
+    text = "\n".join(finding.found for finding in of(findings, "settings", State.FAIL))
+    assert "OUTPOSTS_LDAP__GID" in text
+    assert "the rest was not looked at" in text
+    assert names_of(findings) == {"settings"}
+
+
+@pytest.mark.parametrize("token", ["two words", "line\nend", "n\u00f6"])
+def test_token_that_is_none(core: StubCore, folder: Path, token: str) -> None:
+    """It is not sent, and not shown."""
+    finding = one(examine(environ(core, folder, AUTHENTIK_TOKEN=token)), "token", State.FAIL)
+    assert "AUTHENTIK_TOKEN" in finding.next
+    assert token not in repr(finding)
+    assert not core.calls
+
+
 def test_settings_on_the_core_are_looked_at(core: StubCore, folder: Path) -> None:
     """Unknown names and values that a daemon passes over."""
     core.outpost["config"] |= {"x_ldap_stricct": True, "x_ldap_gid": "random", "x_ldap_bind_cache_max": 60}
@@ -179,6 +198,18 @@ def test_unix_socket_that_nobody_listens_on(core: StubCore, folder: Path) -> Non
     """The path is named."""
     findings = examine(environ(core, folder, AUTHENTIK_HOST=f"unix://{folder}/core.sock"))
     assert f"{folder}/core.sock" in one(findings, "tcp", State.FAIL).found
+
+
+def test_http_proxy_that_does_not_answer(core: StubCore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy is what is looked at, and its settings are named."""
+    core.stop()
+    monkeypatch.setenv("HTTP_PROXY", core.url)
+    monkeypatch.setenv("http_proxy", core.url)
+    findings = examine(environ(core, folder, AUTHENTIK_HOST="http://core.invalid"))
+    assert "the proxy 127.0.0.1" in one(findings, "dns", State.OK).found
+    finding = one(findings, "tcp", State.FAIL)
+    assert "the proxy" in finding.found
+    assert "NO_PROXY" in finding.next
 
 
 @pytest.mark.parametrize(
