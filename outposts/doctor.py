@@ -20,12 +20,13 @@ from typing import Any
 
 import httpx
 
-from common import logs
+from common import logs, setting_values
 from common.api import CoreApi, client_for
 from common.lean_transport import transport_for
 from common.login import LoginService
+from common.setting_values import ListenAddress
 from common.settings import Settings
-from outposts import doctor_core, doctor_directory, doctor_host, doctor_providers, doctor_report
+from outposts import doctor_client, doctor_core, doctor_directory, doctor_host, doctor_providers, doctor_report
 from outposts.doctor_report import Report
 
 TYPES = ("ldap", "radius", "proxy")
@@ -40,6 +41,7 @@ class Probe:
     username: str
     password: str = field(repr=False)
     provider: str = ""
+    at: ListenAddress | None = None  # the listener of a daemon to log in at, as a client; None: at the core
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
@@ -57,17 +59,25 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> 
     parser.add_argument("--user", metavar="NAME", help="log this user in; the password is asked for")
     parser.add_argument("--password-file", metavar="PATH", help="read the password from a file")
     parser.add_argument("--provider", metavar="NAME", help="log in at this provider (default: the first one)")
+    parser.add_argument("--at", metavar="HOST:PORT", help="log in as a client at this LDAP or RADIUS listener")
     try:
         options = parser.parse_args(list(arguments))
     except SystemExit as stop:
         return int(stop.code or 0)
-    if options.user is None and (options.password_file or options.provider):
-        sys.stderr.write("outposts doctor: --password-file and --provider need --user\n")
+    if options.user is None and (options.password_file or options.provider or options.at):
+        sys.stderr.write("outposts doctor: --password-file, --provider and --at need --user\n")
         return 2
+    at: ListenAddress | None = None
+    if options.at is not None:
+        try:
+            (at,) = setting_values.LISTEN_LIST.parse(options.at)
+        except ValueError:
+            sys.stderr.write("outposts doctor: --at is one HOST:PORT\n")
+            return 2
     probe = None
     if options.user is not None:
         try:
-            probe = Probe(options.user, _password(options.user, options.password_file), options.provider or "")
+            probe = Probe(options.user, _password(options.user, options.password_file), options.provider or "", at)
         except (OSError, EOFError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             sys.stderr.write(f"outposts doctor: no password: {reason}\n")
@@ -168,5 +178,8 @@ async def _login(
     target = doctor_providers.target_of(settings, chosen[0], config)
     if target is None:
         report.fail("login", "users of a proxy outpost log in by browser", "--user: with an LDAP or RADIUS outpost")
+        return
+    if probe.at is not None:
+        await doctor_client.login(report, settings, config, chosen[0], probe.at, probe.username, probe.password)
         return
     await doctor_providers.login(report, service, target, chosen[0], probe.username, probe.password)

@@ -775,7 +775,14 @@ def test_password_is_asked_for(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["ldapp"], ["--password", "x"], ["--provider", "x"], ["--user", "a", "--password-file", "/nowhere/at/all"]],
+    [
+        ["ldapp"],
+        ["--password", "x"],
+        ["--provider", "x"],
+        ["--at", "h:1"],
+        ["--user", "a", "--at", "x:y"],
+        ["--user", "a", "--password-file", "/nowhere/at/all"],
+    ],
 )
 def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 2, told on the error channel; nothing is examined."""

@@ -66,6 +66,7 @@ LEVELS: dict[str, int] = {
     "outposts.doctor": 5,
     "outposts.doctor_report": 1,
     "outposts.doctor_host": 4,
+    "outposts.doctor_client": 4,
     "outposts.doctor_core": 4,
     "outposts.doctor_directory": 4,
     "outposts.doctor_providers": 4,
