@@ -11,7 +11,8 @@ daemons (settings come from the environment, see docs/settings.md)
   ldap          LDAP in front of the core's users and groups
   radius        RADIUS in front of the core's logins: PAP, EAP, accounting, RadSec
                 `outposts radius sessions` lists who is online (--json for programs)
-  proxy         login in front of web applications: forward auth, or as their reverse proxy
+  proxy         login in front of web applications: forward auth, or as their reverse proxy;
+                first version, docs/proxy.md says what is missing
   core          embedded core: users, groups, flows and tokens from YAML, one SQLite file
 
 tools

@@ -107,7 +107,7 @@ class Observations:
             "status": status,
             "result": outcome,
             "runtime-ms": round(took * 1000, 2),
-            "remote": str(request.client or request.via.peer),
+            "remote": str(request.client or request.via.peer) if "x-forwarded-for" in headers else request.via.peer,
             "provider": provider,
             "user": user_of(identity) if identity is not None else "",
             "user_agent": headers.get("user-agent", "")[:MAX_AGENT],
