@@ -193,8 +193,13 @@ def test_bob_needs_his_code(running: RunningDemo) -> None:
         assert not link.bind()
         assert link.result["result"] == 49
     # the next one: the code of now may have been used over RADIUS already
-    code = pyotp.TOTP(demo.BOB_TOTP_SECRET).at(int(time.time()) + 30)
-    with connection(running, "bob", f"bob-demo-pw;{code}") as link:
+    totp = pyotp.TOTP(demo.BOB_TOTP_SECRET)
+    with connection(running, "bob", f"bob-demo-pw;{totp.at(int(time.time()) + 30)}") as link:
+        if link.bind():
+            return
+    # A code that came late over RADIUS has taught the core that bob's clock is slow: then the next one is too early.
+    time.sleep(30 - time.time() % 30)
+    with connection(running, "bob", f"bob-demo-pw;{totp.now()}") as link:
         assert link.bind()
 
 
