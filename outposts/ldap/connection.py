@@ -116,7 +116,10 @@ class Connection:
                 if answer is not None and known is not None:
                     octets, count = answer
                     self._wire.send(octets)
-                    self._tell(desk.observer.prepared_search, identity, data, count, known[1], started)
+                    try:
+                        desk.observer.prepared_search(self.client_ip, identity, data, count, known[1], started)
+                    except Exception:
+                        log.exception("request not told", client=self.client_ip)
                     return True
             start, behind = whole_bind(data)
             return behind > 0 and self._bound_at_once(data, start, behind, started)

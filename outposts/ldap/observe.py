@@ -34,6 +34,7 @@ class Observations:
     def __init__(self) -> None:
         self._outpost_name = ""
         self._histograms: dict[tuple[str, str], metrics.Gathered] = {}
+        self._searches: dict[str, metrics.Gathered] = {}  # those of searches again, by application: the hottest way
 
     @property
     def outpost_name(self) -> str:
@@ -45,6 +46,7 @@ class Observations:
         if name != self._outpost_name:
             self._outpost_name = name
             self._histograms.clear()
+            self._searches.clear()
 
     def bind(self, client_ip: str, name: bytes, answer: BindAnswer, started: float) -> None:
         """A bind was answered."""
@@ -99,7 +101,12 @@ class Observations:
     ) -> None:
         """A search was answered without decoding ``data``, its whole message: decode it only for a line."""
         if not log.enabled("info"):
-            self._observe("search", app, time.monotonic() - started)
+            histogram = self._searches.get(app)
+            if histogram is None:
+                self._observe("search", app, time.monotonic() - started)
+                self._searches[app] = self._histograms["search", app]
+            else:
+                histogram.observe(time.monotonic() - started)
             return
         request = decode_request(data)
         if isinstance(request, SearchRequest):
